@@ -1,0 +1,320 @@
+// DCNv3 on the CPU, vectorised twice: over the taps of a pixel while their places and weights are prepared, then over
+// the channels of a group, which are contiguous, while they are gathered. Knows nothing of tensors and threads.
+//
+// No branch depends on where a point lies. A point outside the window reads, and in the backward pass writes, a spare
+// buffer; a neighbour outside the image is replaced by the one beside it, with weight zero.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "geometry.h"
+#include "simd.h"  // before bilinear.h, which calls its floor_of
+#include "bilinear.h"
+
+namespace internimage {
+
+// Arithmetic type of a stored type: float for the halves.
+template <typename T>
+using Real = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+// The sampling points of one output pixel, group after group, as arrays that end on a whole vector; one per thread.
+template <typename R>
+struct Taps {
+  using S = Simd<R>;
+  using V = typename S::Vector;
+  using Int = typename S::Int;
+  using Long = typename S::Long;
+
+  const int64_t per_group, points, size;
+  std::vector<R> memory;
+  std::vector<int64_t> addresses;
+  R *grid_y, *grid_x;       // places on the regular grid
+  R *offset;                // x, y, x, y, ...; in the backward pass then their gradients
+  R *weight;                // mask, after softmax where asked for
+  R *corner[4];             // what upper left, upper right, lower left and lower right neighbours count
+  R *weight_y[2], *weight_x[2], *row[2], *column[2];  // factors of the corners, and whether they exist
+  R *dot;                   // four sums over channels a tap, one for each corner
+  R *grad_weight;
+  int64_t *address, *grad_address;  // of the upper left neighbour in the image and in its gradient
+  int64_t *step_y, *step_x;         // elements from there to the lower and to the right neighbour; 0 at an edge
+
+  Taps(const Geometry& g, int64_t groups)
+      : per_group(g.taps()),
+        points(groups * per_group),
+        size((points + S::lanes - 1) / S::lanes * S::lanes),
+        memory(23 * size),
+        addresses(4 * size) {
+    R* next = memory.data();
+    const auto take = [&](int64_t count = 1) { return std::exchange(next, next + count * size); };
+    grid_y = take(), grid_x = take(), offset = take(2), weight = take();
+    for (R*& array : corner) array = take();
+    for (auto pair : {weight_y, weight_x, row, column}) pair[0] = take(), pair[1] = take();
+    dot = take(4), grad_weight = take();
+    address = addresses.data(), grad_address = address + size, step_y = address + 2 * size, step_x = address + 3 * size;
+    for (int64_t t = 0; t < size; ++t) {
+      int64_t tap = t % per_group;  // x is the outer loop
+      if (g.remove_center && tap >= g.kernel_w / 2 * g.kernel_h + g.kernel_h / 2) ++tap;
+      grid_y[t] = R(tap % g.kernel_h * g.dilation_h - anchor_y(g));
+      grid_x[t] = R(tap / g.kernel_h * g.dilation_w - anchor_x(g));
+    }
+  }
+
+  static int64_t anchor_y(const Geometry& g) { return g.dilation_h * (g.kernel_h - 1) / 2; }
+  static int64_t anchor_x(const Geometry& g) { return g.dilation_w * (g.kernel_w - 1) / 2; }
+
+  // Reads a pixel's offsets and mask (or logits).
+  template <typename T>
+  void read(const T* offset_of_pixel, const T* mask_of_pixel, bool softmax) {
+    copy(offset_of_pixel, offset, 2 * points);
+    copy(mask_of_pixel, weight, points);
+    if (softmax) normalise();
+  }
+
+  template <typename From, typename To>
+  static void copy(const From* from, To* to, int64_t count) {
+    int64_t i = 0;
+    for (; i + S::lanes <= count; i += S::lanes) store(to + i, load<V>(from + i));
+    for (; i < count; ++i) to[i] = To(from[i]);
+  }
+
+  void normalise() {
+    for (R* w = weight; w < weight + points; w += per_group) {
+      const R highest = *std::max_element(w, w + per_group);
+      for (int64_t k = 0; k < per_group; ++k) w[k] -= highest;
+    }
+    for (int64_t t = 0; t < size; t += S::lanes) store(weight + t, exp_of(load<V>(weight + t)));
+    for (R* w = weight; w < weight + points; w += per_group) {
+      R sum = 0;
+      for (int64_t k = 0; k < per_group; ++k) sum += w[k];
+      const R scale = 1 / sum;
+      for (int64_t k = 0; k < per_group; ++k) w[k] *= scale;
+    }
+  }
+
+  // Finds the points' neighbours. `image` is the first element of the pixel's image; `spare` stands in for a pixel where
+  // a point lies outside. With `backward`, likewise `grad_image` and `grad_spare`, and the factors are kept.
+  template <bool backward, typename T>
+  void place(const Geometry& g, int64_t out_y, int64_t out_x, const T* image, const T* spare, R* grad_image = nullptr,
+             R* grad_spare = nullptr) {
+    const V zero{};
+    const Long zero_long{};
+    const V height = zero + R(g.h), width = zero + R(g.w), scale = zero + R(g.offset_scale);
+    const V base_y = zero + R(out_y * g.stride_h - g.pad_h + anchor_y(g));
+    const V base_x = zero + R(out_x * g.stride_w - g.pad_w + anchor_x(g));
+    const int64_t channels = g.channels();
+    for (int64_t t = 0; t < size; t += S::lanes) {
+      const V o0 = load<V>(offset + 2 * t), o1 = load<V>(offset + 2 * t + S::lanes);
+      const V y = base_y + scale * (load<V>(grid_y + t) + S::odd(o0, o1));
+      const V x = base_x + scale * (load<V>(grid_x + t) + S::even(o0, o1));
+      const BilinearCell<V> cell = locate(y, x, height, width);
+      const V wy0 = (1 - cell.ly) * cell.row0, wy1 = cell.ly * cell.row1;
+      const V wx0 = (1 - cell.lx) * cell.column0, wx1 = cell.lx * cell.column1;
+      const V w = load<V>(weight + t);
+      store(corner[0] + t, w * wy0 * wx0), store(corner[1] + t, w * wy0 * wx1);
+      store(corner[2] + t, w * wy1 * wx0), store(corner[3] + t, w * wy1 * wx1);
+      const Int iy = __builtin_convertvector(cell.y0 > zero ? cell.y0 : zero, Int);
+      const Int ix = __builtin_convertvector(cell.x0 > zero ? cell.x0 : zero, Int);
+      const Long pixel = __builtin_convertvector(iy * int32_t(g.w) + ix, Long) * channels;
+      const Long inside = __builtin_convertvector(cell.in_window > zero, Long);
+      store(address + t, inside ? pixel * int64_t(sizeof(T)) + reinterpret_cast<int64_t>(image)
+                                : zero_long + reinterpret_cast<int64_t>(spare));
+      const Long both_rows = __builtin_convertvector((cell.row0 > zero) & (cell.row1 > zero), Long);
+      const Long both_columns = __builtin_convertvector((cell.column0 > zero) & (cell.column1 > zero), Long);
+      store(step_y + t, both_rows & (zero_long + g.w * channels));
+      store(step_x + t, both_columns & (zero_long + channels));
+      if constexpr (backward) {
+        store(grad_address + t, inside ? pixel * int64_t(sizeof(R)) + reinterpret_cast<int64_t>(grad_image)
+                                       : zero_long + reinterpret_cast<int64_t>(grad_spare));
+        store(weight_y[0] + t, wy0), store(weight_y[1] + t, wy1);
+        store(weight_x[0] + t, wx0), store(weight_x[1] + t, wx1);
+        store(row[0] + t, cell.row0), store(row[1] + t, cell.row1);
+        store(column[0] + t, cell.column0), store(column[1] + t, cell.column1);
+      }
+    }
+  }
+
+  // From the dots: the gradients of mask (or logits) and of offset, the latter in place of the offsets.
+  void finish_gradients(const Geometry& g) {
+    for (int64_t t = 0; t < size; t += S::lanes) {
+      const V a = load<V>(dot + 4 * t), b = load<V>(dot + 4 * t + S::lanes);
+      const V c = load<V>(dot + 4 * t + 2 * S::lanes), d = load<V>(dot + 4 * t + 3 * S::lanes);
+      const V even_ab = S::even(a, b), odd_ab = S::odd(a, b), even_cd = S::even(c, d), odd_cd = S::odd(c, d);
+      const V d00 = S::even(even_ab, even_cd), d10 = S::odd(even_ab, even_cd);
+      const V d01 = S::even(odd_ab, odd_cd), d11 = S::odd(odd_ab, odd_cd);
+      const V wy0 = load<V>(weight_y[0] + t), wy1 = load<V>(weight_y[1] + t);
+      const V wx0 = load<V>(weight_x[0] + t), wx1 = load<V>(weight_x[1] + t);
+      const V row0 = load<V>(row[0] + t), row1 = load<V>(row[1] + t);
+      const V column0 = load<V>(column[0] + t), column1 = load<V>(column[1] + t);
+      const V scaled = load<V>(weight + t) * R(g.offset_scale);
+      store(grad_weight + t, wy0 * (wx0 * d00 + wx1 * d01) + wy1 * (wx0 * d10 + wx1 * d11));
+      const V x = scaled * (wy0 * (column1 * d01 - column0 * d00) + wy1 * (column1 * d11 - column0 * d10));
+      const V y = scaled * (wx0 * (row1 * d10 - row0 * d00) + wx1 * (row1 * d11 - row0 * d01));
+      store(offset + 2 * t, S::interleave_low(x, y));
+      store(offset + 2 * t + S::lanes, S::interleave_high(x, y));
+    }
+    if (!g.softmax) return;
+    for (int64_t first = 0; first < points; first += per_group) {
+      R mean = 0;
+      for (int64_t k = first; k < first + per_group; ++k) mean += weight[k] * grad_weight[k];
+      for (int64_t k = first; k < first + per_group; ++k) grad_weight[k] = weight[k] * (grad_weight[k] - mean);
+    }
+  }
+};
+
+// Sums `vectors` vectors of channels, from channel c on, over the taps [first, first + per_group).
+template <int vectors, typename T>
+INTERNIMAGE_INLINE void gather_channels(const Taps<Real<T>>& taps, int64_t first, int64_t c, T* output) {
+  using V = typename Taps<Real<T>>::V;
+  constexpr int lanes = Simd<Real<T>>::lanes;
+  constexpr int chains = vectors <= 2 ? 4 : 2;  // independent sums, for the latency of an addition
+  V sum[chains][vectors] = {};
+  for (int64_t t = first; t < first + taps.per_group; ++t) {
+    const T* const pixel = reinterpret_cast<const T*>(taps.address[t]) + c;
+    for (int i = 0; i < 4; ++i) {
+      const T* const neighbour = pixel + (i & 2 ? taps.step_y[t] : 0) + (i & 1 ? taps.step_x[t] : 0);
+      for (int v = 0; v < vectors; ++v) {
+        sum[i % chains][v] += load<V>(neighbour + v * lanes) * taps.corner[i][t];
+      }
+    }
+  }
+  for (int v = 0; v < vectors; ++v) {
+    V total = sum[0][v] + sum[1][v];
+    if constexpr (chains == 4) total += sum[2][v] + sum[3][v];
+    store(output + v * lanes, total);
+  }
+}
+
+template <typename T>
+void gather_group(const Taps<Real<T>>& taps, int64_t first, int64_t c, int64_t count, T* output) {
+  constexpr int lanes = Simd<Real<T>>::lanes;
+  const int64_t end = c + count;
+  for (; c + 4 * lanes <= end; c += 4 * lanes, output += 4 * lanes) gather_channels<4>(taps, first, c, output);
+  if (c + 2 * lanes <= end) {
+    gather_channels<2>(taps, first, c, output);
+    c += 2 * lanes, output += 2 * lanes;
+  }
+  if (c + lanes <= end) {
+    gather_channels<1>(taps, first, c, output);
+    c += lanes, output += lanes;
+  }
+  for (; c < end; ++c) {
+    Real<T> sum = 0;
+    for (int64_t t = first; t < first + taps.per_group; ++t) {
+      const T* const pixel = reinterpret_cast<const T*>(taps.address[t]) + c;
+      sum += Real<T>(pixel[0]) * taps.corner[0][t] + Real<T>(pixel[taps.step_x[t]]) * taps.corner[1][t] +
+             Real<T>(pixel[taps.step_y[t]]) * taps.corner[2][t] +
+             Real<T>(pixel[taps.step_y[t] + taps.step_x[t]]) * taps.corner[3][t];
+    }
+    *output++ = T(sum);
+  }
+}
+
+// The output pixels [begin, end), numbered over all images.
+template <typename T>
+void dcnv3_forward(const Geometry& g, const T* input, const T* offset, const T* mask, T* output, int64_t begin,
+                   int64_t end) {
+  const int64_t channels = g.channels();
+  Taps<Real<T>> taps(g, g.groups);
+  const std::vector<T> spare(channels, T(0));
+  for (int64_t p = begin; p < end; ++p) {
+    const int64_t image = p / (g.out_h * g.out_w);
+    taps.read(offset + p * g.offset_stride, mask + p * g.mask_stride, g.softmax);
+    taps.template place<false>(g, p / g.out_w % g.out_h, p % g.out_w, input + image * g.h * g.w * channels,
+                               spare.data());
+    for (int64_t group = 0; group < g.groups; ++group) {
+      const int64_t c = group * g.group_channels;
+      gather_group(taps, group * taps.per_group, c, g.group_channels, output + p * channels + c);
+    }
+  }
+}
+
+// For the tap t of one group: adds grad x corner weight to the neighbours' gradient, and takes the dot product of grad
+// with each neighbour. `vectors` whole vectors of channels where it is known at compile time, else 0.
+template <int vectors, typename T, typename R>
+INTERNIMAGE_INLINE void scatter_tap(const Taps<R>& taps, int64_t t, int64_t c, int64_t count, const R* grad) {
+  using V = typename Taps<R>::V;
+  constexpr int lanes = Simd<R>::lanes;
+  const T* const pixel = reinterpret_cast<const T*>(taps.address[t]) + c;
+  R* const grad_pixel = reinterpret_cast<R*>(taps.grad_address[t]) + c;
+  const int64_t whole = vectors ? vectors * lanes : count / lanes * lanes;
+  V sum[4] = {};
+  R rest[4] = {};
+  for (int i = 0; i < 4; ++i) {
+    const int64_t at = (i & 2 ? taps.step_y[t] : 0) + (i & 1 ? taps.step_x[t] : 0);
+    const R weight = taps.corner[i][t];
+    for (int64_t v = 0; v < whole; v += lanes) {
+      const V g = load<V>(grad + v);
+      sum[i] += g * load<V>(pixel + at + v);
+      store(grad_pixel + at + v, load<V>(grad_pixel + at + v) + g * weight);
+    }
+    if constexpr (vectors == 0) {
+      for (int64_t k = whole; k < count; ++k) {
+        rest[i] += grad[k] * R(pixel[at + k]);
+        grad_pixel[at + k] += grad[k] * weight;
+      }
+    }
+  }
+  R* const dot = taps.dot + 4 * t;
+  Simd<R>::sums(sum[0], sum[1], sum[2], sum[3], dot);
+  if constexpr (vectors == 0) {
+    for (int i = 0; i < 4; ++i) dot[i] += rest[i];
+  }
+}
+
+template <typename T, typename R>
+void scatter_group(const Taps<R>& taps, int64_t first, int64_t c, int64_t count, const R* grad) {
+  const auto each_tap = [&](auto vectors) {
+    for (int64_t t = first; t < first + taps.per_group; ++t) {
+      scatter_tap<decltype(vectors)::value, T>(taps, t, c, count, grad);
+    }
+  };
+  constexpr int lanes = Simd<R>::lanes;
+  switch (count % lanes ? 0 : count / lanes) {
+    case 1: return each_tap(std::integral_constant<int, 1>{});
+    case 2: return each_tap(std::integral_constant<int, 2>{});
+    case 4: return each_tap(std::integral_constant<int, 4>{});
+    default: return each_tap(std::integral_constant<int, 0>{});
+  }
+}
+
+// The gradients of the groups [begin, end), numbered over all images: no two calls write to one place, so any number
+// of threads gives the same bits. `grad_input` is zero at first.
+template <typename T>
+void dcnv3_backward(const Geometry& g, const T* grad_output, const T* input, const T* offset, const T* mask,
+                    Real<T>* grad_input, T* grad_offset, T* grad_mask, int64_t begin, int64_t end) {
+  using R = Real<T>;
+  const int64_t channels = g.channels(), taps_per_group = g.taps();
+  const std::vector<T> spare(channels, T(0));
+  std::vector<R> grad_spare(channels), grad(channels);
+  while (begin < end) {
+    const int64_t image = begin / g.groups, first_group = begin % g.groups;
+    const int64_t groups = std::min(g.groups - first_group, end - begin);
+    begin += groups;
+    Taps<R> taps(g, groups);
+    const int64_t first_channel = first_group * g.group_channels, first_tap = first_group * taps_per_group;
+    const int64_t image_start = image * g.h * g.w * channels + first_channel;
+    for (int64_t q = 0; q < g.out_h; ++q) {
+      for (int64_t r = 0; r < g.out_w; ++r) {
+        const int64_t p = (image * g.out_h + q) * g.out_w + r;
+        taps.read(offset + p * g.offset_stride + 2 * first_tap, mask + p * g.mask_stride + first_tap, g.softmax);
+        taps.template place<true>(g, q, r, input + image_start, spare.data(), grad_input + image_start,
+                                  grad_spare.data());
+        Taps<R>::copy(grad_output + p * channels + first_channel, grad.data(), groups * g.group_channels);
+        for (int64_t group = 0; group < groups; ++group) {
+          const int64_t c = group * g.group_channels;
+          scatter_group<T>(taps, group * taps_per_group, c, g.group_channels, grad.data() + c);
+        }
+        taps.finish_gradients(g);
+        const int64_t at = p * g.groups * taps_per_group + first_tap;
+        Taps<R>::copy(taps.offset, grad_offset + 2 * at, 2 * taps.points);
+        Taps<R>::copy(taps.grad_weight, grad_mask + at, taps.points);
+      }
+    }
+  }
+}
+
+}  // namespace internimage

@@ -1,0 +1,19 @@
+"""The operators' schemas: the one place that says what `torch.ops.internimage` holds.
+
+They are defined from Python when `internimage.ops` is imported, so that exported programs load on machines without a
+compiler. A library built for processes without Python carries the same text (`build_library(standalone=True)`).
+"""
+
+# Raise it with every change of meaning: it is an argument of each call, so caches of compiled graphs miss, and a
+# package that was compiled for another version is refused by the kernels.
+SCHEMA_VERSION = 1
+
+_DCNV3_ARGUMENTS = (
+    "Tensor input, Tensor offset, Tensor mask, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, "
+    "int groups, float offset_scale, bool remove_center, bool softmax, int version"
+)
+
+SCHEMAS: dict[str, str] = {
+    "dcnv3": f"dcnv3({_DCNV3_ARGUMENTS}) -> Tensor",
+    "dcnv3_backward": f"dcnv3_backward(Tensor grad_output, {_DCNV3_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
+}

@@ -1,0 +1,214 @@
+"""Finds what compiles the kernels: the C++ compiler, ninja, the CUDA toolkit, and the CPU's instruction set.
+
+What is missing raises `BuildError`, whose text names the command that installs it.
+"""
+
+import functools
+import importlib.util
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+class BuildError(RuntimeError):
+    """The native kernels cannot be built or loaded here; the text says why and how to mend it."""
+
+
+# Instruction sets that the kernels are compiled for: the capabilities of `torch.cpu` that they need, and the flags of
+# GCC and clang, then of MSVC. The best comes first; a CPU without any, or of another architecture, gets the compiler's
+# baseline (on aarch64 that has NEON).
+INSTRUCTION_SETS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "avx2": (("avx2", "fma3", "f16c"), ("-mavx2", "-mfma", "-mf16c"), ("/arch:AVX2",)),
+}
+
+
+@functools.cache
+def instruction_set() -> str:
+    """Name of the best row of `INSTRUCTION_SETS` that this CPU runs, or "baseline"."""
+    capabilities = torch.cpu.get_capabilities()
+    for name, (needed, _, _) in INSTRUCTION_SETS.items():
+        if all(capabilities.get(capability, False) for capability in needed):
+            return name
+    return "baseline"
+
+
+def cpu_flags(name: str) -> list[str]:
+    """Compiler flags for the instruction set `name`."""
+    if name == "baseline":
+        return []
+    _, gcc, msvc = INSTRUCTION_SETS[name]
+    return list(msvc if sys.platform == "win32" else gcc)
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C++ compiler: the command line that starts it, and the first line of what it says of itself."""
+
+    command: str
+    version: str
+
+
+def find_compiler() -> Compiler:
+    """The C++ compiler that builds the kernels: `CXX`, else the first of c++, g++ and clang++ (on Windows: cl).
+
+    Raises:
+        BuildError: there is none, or it does not run.
+    """
+    chosen = os.environ.get("CXX", "").strip()
+    names = [chosen] if chosen else ["cl"] if sys.platform == "win32" else ["c++", "g++", "clang++"]
+    for name in names:
+        command = [name] if shutil.which(name) else shlex.split(name)  # CXX may hold arguments: "ccache g++"
+        program = shutil.which(command[0])
+        if program is not None:
+            return Compiler(command=_join([program, *command[1:]]), version=_compiler_version([program, *command[1:]]))
+    if chosen:
+        raise BuildError(f"CXX names the compiler {chosen!r}, which cannot be run; correct or unset CXX.")
+    raise BuildError(f"no C++ compiler was found (looked for {', '.join(names)}). {_how_to_install_compiler()}")
+
+
+def _join(command: list[str]) -> str:
+    return command[0] if len(command) == 1 else shlex.join(command)
+
+
+def _compiler_version(command: list[str]) -> str:
+    arguments = [] if sys.platform == "win32" else ["--version"]
+    try:
+        result = subprocess.run([*command, *arguments], capture_output=True, text=True, errors="replace", check=False)
+    except OSError as error:
+        raise BuildError(f"the C++ compiler {_join(command)} does not start: {error}.") from error
+    lines = (result.stdout + result.stderr).splitlines()  # cl prints its name on stderr
+    return next((line.strip() for line in lines if line.strip()), "unknown version")
+
+
+def _how_to_install_compiler() -> str:
+    if sys.platform == "darwin":
+        return "Install one with `xcode-select --install`."
+    if sys.platform == "win32":
+        return (
+            "Install the Visual Studio Build Tools with the C++ workload "
+            "(`winget install Microsoft.VisualStudio.2022.BuildTools`) and start Python from its "
+            "x64 Native Tools prompt."
+        )
+    return (
+        "Install one with `apt-get install g++` (Debian, Ubuntu), `dnf install gcc-c++` (Fedora, RHEL) "
+        "or `conda install -c conda-forge cxx-compiler`."
+    )
+
+
+def find_ninja() -> Path:
+    """The ninja program: on PATH, else the one of the installed `ninja` package.
+
+    Raises:
+        BuildError: there is none.
+    """
+    program = shutil.which("ninja")
+    if program is not None:
+        return Path(program)
+    if importlib.util.find_spec("ninja") is not None:
+        import ninja
+
+        packaged = shutil.which("ninja", path=ninja.BIN_DIR)
+        if packaged is not None:
+            return Path(packaged)
+    raise BuildError("the program ninja was not found. Install it with `python -m pip install ninja`.")
+
+
+@dataclass(frozen=True)
+class CudaToolkit:
+    """A folder with nvcc and the CUDA headers, and its version, such as "13.0"."""
+
+    root: Path
+    include: Path
+    version: str
+
+    @property
+    def nvcc(self) -> Path:
+        """The compiler of the toolkit."""
+        return self.root / "bin" / _NVCC
+
+
+_NVCC = "nvcc.exe" if sys.platform == "win32" else "nvcc"
+
+
+def find_cuda_toolkit() -> CudaToolkit:
+    """The first toolkit of CUDA_HOME, CUDA_PATH, PATH and the usual places whose major version is PyTorch's.
+
+    Raises:
+        BuildError: there is none.
+    """
+    wanted = torch.version.cuda
+    if wanted is None:
+        raise BuildError("this PyTorch is built without CUDA. Install a CUDA build: https://pytorch.org/get-started.")
+    others = []
+    for root in _cuda_roots():
+        toolkit = _inspect_cuda_root(root)
+        if toolkit is None:
+            continue
+        if toolkit.version.split(".")[0] == wanted.split(".")[0]:
+            return toolkit
+        others.append(f"{toolkit.root} (CUDA {toolkit.version})")
+    found = f"found only {', '.join(others)}" if others else "found none"
+    raise BuildError(
+        f"nvcc and the headers of a CUDA {wanted.split('.')[0]} toolkit are needed, {found}. Install the toolkit "
+        f"(https://developer.nvidia.com/cuda-downloads, or `conda install -c nvidia cuda-toolkit={wanted}`) and set "
+        "CUDA_HOME to its folder."
+    )
+
+
+def _cuda_roots() -> list[Path]:
+    roots = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    nvcc = shutil.which("nvcc")
+    if nvcc is not None:  # may be a wrapper script far from its toolkit: `_inspect_cuda_root` decides
+        roots.append(Path(nvcc).resolve().parent.parent)
+    if sys.platform == "win32":
+        program_files = Path(os.environ.get("PROGRAMFILES", "C:/Program Files"))
+        roots += sorted((program_files / "NVIDIA GPU Computing Toolkit" / "CUDA").glob("v*"), reverse=True)
+    else:
+        roots += [Path("/usr/local/cuda"), *sorted(Path("/usr/local").glob("cuda-*"), reverse=True), Path("/opt/cuda")]
+    roots.append(Path(sys.prefix))  # conda
+    return list(dict.fromkeys(roots))
+
+
+def _inspect_cuda_root(root: Path) -> CudaToolkit | None:
+    includes = [root / "include", *sorted(root.glob("targets/*/include"))]  # the second is conda's layout
+    include = next((folder for folder in includes if (folder / "cuda_runtime.h").is_file()), None)
+    nvcc = root / "bin" / _NVCC
+    if include is None or not nvcc.is_file():
+        return None
+    try:
+        result = subprocess.run([nvcc, "--version"], capture_output=True, text=True, errors="replace", check=False)
+    except OSError:
+        return None
+    version = re.search(r"release (\d+\.\d+)", result.stdout)
+    return CudaToolkit(root=root, include=include, version=version[1]) if version else None
+
+
+def visible_architectures() -> str:
+    """Compute capabilities to build for, in the form of TORCH_CUDA_ARCH_LIST: that variable, else the visible devices.
+
+    Raises:
+        BuildError: the variable is unset and no device is visible.
+    """
+    chosen = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
+    if chosen and chosen != "native":
+        return chosen
+    if not torch.cuda.is_available():
+        raise BuildError(
+            "no CUDA device is visible, so the architecture to build for is unknown. Set TORCH_CUDA_ARCH_LIST "
+            '(for example "8.0;9.0") to build without a device.'
+        )
+    capabilities = {torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())}
+    return ";".join(f"{major}.{minor}" for major, minor in sorted(capabilities))
+
+
+def platform_name() -> str:
+    """Operating system and processor architecture, such as "linux-x86_64"."""
+    return f"{sys.platform}-{platform.machine()}"
