@@ -6,7 +6,6 @@ operating system releases when its holder dies; the finished file then moves int
 leaves nothing that another process could wait for or load.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -19,14 +18,14 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 
 from internimage.ops import toolchain
+from internimage.ops.file_lock import file_lock
 from internimage.ops.schema import SCHEMAS
 from internimage.ops.toolchain import BuildError
 
@@ -34,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent / "csrc"
 DEVICE_TYPES = ("cpu", "cuda")  # those that have kernels
-_SUFFIX = ".pyd" if sys.platform == "win32" else ".so"  # what torch.utils.cpp_extension names its results
+SUFFIX = ".pyd" if sys.platform == "win32" else ".so"  # what torch.utils.cpp_extension names its results
 
 _lock = threading.Lock()
 _answers: dict[tuple[str, str], bool] = {}  # (device type, backend) -> native_available
@@ -115,9 +114,10 @@ def load(path: Path) -> None:
 
 
 def _warn(device_type: str, problem: str) -> None:
-    if problem in _warned:
-        return
-    _warned.add(problem)
+    with _lock:
+        if problem in _warned:
+            return
+        _warned.add(problem)
     warnings.warn(
         f"internimage: no native kernels for {device_type}: {problem} Pure PyTorch runs instead, with the same "
         "results but slower (10 to 50 times on a CPU). `internimage doctor` shows the whole picture; "
@@ -180,7 +180,6 @@ class Recipe:
     name: str
     cpp: str  # the text of the C++ unit, which includes the sources
     cuda: str  # the text of the CUDA unit; "" for a library without CUDA
-    include: str  # folder of the sources
     contents: str  # digest of the sources and headers
     cflags: tuple[str, ...]
     cuda_cflags: tuple[str, ...]
@@ -192,26 +191,16 @@ class Recipe:
     torch_cuda: str | None
 
 
-def make_recipe(
-    *,
-    cuda: bool,
-    standalone: bool = False,
-    architectures: Sequence[str] | None = None,
-    folder: Path = SOURCES,
-) -> Recipe:
-    """What `build_library` would build from the sources in `folder`: `*_cpu.cpp`, `*_cuda.cpp`, `*.cu` and headers.
+def make_recipe(*, cuda: bool, standalone: bool = False, architectures: Sequence[str] | None = None) -> Recipe:
+    """What `build_library` builds: `*_cpu.cpp`, or `*_cuda.cpp` and `*.cu`, of the folder `SOURCES`.
 
     Raises:
         BuildError: no CUDA architecture is known, or the sources are missing.
     """
-    patterns = ["*_cuda.cpp"] if cuda else ["*_cpu.cpp"]
-    if standalone and cuda:
-        patterns = ["*_cpu.cpp", "*_cuda.cpp"]
-    cpp = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
-    cu = sorted(folder.glob("*.cu")) if cuda else []
-    if not cpp:
-        raise BuildError(f"no kernel sources ({', '.join(patterns)}) lie in {folder}; install internimage again.")
-    headers = sorted([*folder.glob("*.h"), *folder.glob("*.cuh")])
+    cpp = _sources("*_cpu.cpp") if standalone or not cuda else []
+    cpp += _sources("*_cuda.cpp") if cuda else []
+    cu = _sources("*.cu") if cuda else []
+    headers = sorted([*SOURCES.glob("*.h"), *SOURCES.glob("*.cuh")])
     arch_list = "" if not cuda else ";".join(architectures) if architectures else toolchain.visible_architectures()
     level = toolchain.instruction_set()
     # The stable ABI of the oldest PyTorch that we support: a library built here also runs on later ones.
@@ -220,7 +209,6 @@ def make_recipe(
         name="-".join([*(["standalone"] if standalone else []), "cuda" if cuda else "cpu"]),
         cpp=_include_lines(cpp) + (_schema_source() if standalone else ""),
         cuda=_include_lines(cu),
-        include=str(folder),
         contents=_digest(*(path.read_bytes() for path in [*headers, *cpp, *cu])),
         cflags=("/O2" if sys.platform == "win32" else "-O3", *toolchain.cpu_flags(level), *defines),
         cuda_cflags=("-O3", *defines) if cuda else (),
@@ -235,6 +223,13 @@ def make_recipe(
 
 # load_inline links libtorch_python, which a process without Python has not got: drop what no symbol needs.
 _LDFLAGS = {"linux": ("-Wl,--as-needed",), "darwin": ("-Wl,-dead_strip_dylibs",)}.get(sys.platform, ())
+
+
+def _sources(pattern: str) -> list[Path]:
+    sources = sorted(SOURCES.glob(pattern))
+    if not sources:
+        raise BuildError(f"no kernel sources {pattern} lie in {SOURCES}; install internimage again.")
+    return sources
 
 
 def _include_lines(sources: Sequence[Path]) -> str:
@@ -278,8 +273,8 @@ def build(recipe: Recipe) -> Path:
     tools = _find_tools(recipe)
     folder = _folder_of(recipe)
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _file_lock(folder / "lock") as held:
+        folder.mkdir(parents=True, exist_ok=True)
+        with file_lock(folder / "lock") as held:
             ready = _find_intact(folder, tools.tag)  # another process may have built it while this one waited
             if ready is not None:
                 return ready
@@ -324,7 +319,7 @@ def _folder_of(recipe: Recipe) -> Path:
 
 def _find_intact(folder: Path, tag: str) -> Path | None:
     """An intact library in `folder` that the tools `tag` built."""
-    return next((path for path in sorted(folder.glob(f"{tag}-*{_SUFFIX}")) if _is_intact(path)), None)
+    return next((path for path in sorted(folder.glob(f"{tag}-*{SUFFIX}")) if _is_intact(path)), None)
 
 
 def _is_intact(path: Path) -> bool:
@@ -337,7 +332,7 @@ def _is_intact(path: Path) -> bool:
 
 def _sweep(folder: Path, *, builds: bool) -> None:
     """Removes damaged libraries and, if no other process can be building, what killed builds have left."""
-    for path in folder.glob(f"*{_SUFFIX}"):
+    for path in folder.glob(f"*{SUFFIX}"):
         if not _is_intact(path):
             logger.info("internimage: %s is damaged and is built anew", path)
             path.unlink()
@@ -378,12 +373,12 @@ def _compile(recipe: Recipe, tools: _Tools, folder: Path) -> Path:
             errors="replace",
             check=False,
         )
-        built = build_folder / f"internimage{_SUFFIX}"
+        built = build_folder / f"internimage{SUFFIX}"
         if result.returncode or not built.is_file():
             log = folder / f"{tools.tag}.log"
             log.write_text(result.stdout, encoding="utf-8")
             raise BuildError(_describe_failure(tools.compiler, result.stdout, log))
-        library = folder / f"{tools.tag}-{_digest(built.read_bytes())}{_SUFFIX}"
+        library = folder / f"{tools.tag}-{_digest(built.read_bytes())}{SUFFIX}"
         built.replace(library)
     finally:
         shutil.rmtree(build_folder, ignore_errors=True)
@@ -392,7 +387,7 @@ def _compile(recipe: Recipe, tools: _Tools, folder: Path) -> Path:
 
 
 def _arguments(recipe: Recipe, tools: _Tools) -> dict[str, object]:
-    include = [recipe.include, *([] if tools.toolkit is None else [str(tools.toolkit.include)])]
+    include = [str(SOURCES), *([] if tools.toolkit is None else [str(tools.toolkit.include)])]
     return {
         "name": "internimage",
         "cpp_sources": [recipe.cpp],
@@ -411,7 +406,7 @@ def _environment(recipe: Recipe, tools: _Tools) -> dict[str, str]:
     environment = {
         **os.environ,
         "CXX": tools.compiler.command,
-        "PATH": os.pathsep.join([str(tools.ninja.parent), os.environ.get("PATH", os.defpath)]),
+        "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), str(tools.ninja.parent)]),
         "TORCH_DONT_CHECK_COMPILER_ABI": "1",  # the check runs `which`, which small images lack
         "CUDA_VISIBLE_DEVICES": "",  # compiling needs no device
     }
@@ -428,54 +423,3 @@ def _describe_failure(compiler: toolchain.Compiler, output: str, log: Path) -> s
         + "\n  ".join(errors[:5] or lines[-5:] or ["(nothing)"])
         + "\n"
     )
-
-
-@contextlib.contextmanager
-def _file_lock(path: Path) -> Iterator[bool]:
-    """Holds a lock that the operating system releases when this process dies; gives False where locks don't work.
-
-    Without it two processes may build the same at once, which wastes time and breaks nothing.
-    """
-    with path.open("a+b") as file:
-        try:
-            if not _try_lock(file):
-                logger.info("internimage: another process builds the kernels; waiting for it (%s)", path)
-                while not _try_lock(file):
-                    time.sleep(0.05)
-        except OSError as error:  # some network file systems
-            logger.info("internimage: %s cannot be locked (%s); building without a lock", path, error)
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            _unlock(file)
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(file: BinaryIO) -> bool:
-        file.seek(0)
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except PermissionError:
-            return False
-        return True
-
-    def _unlock(file: BinaryIO) -> None:
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
-
-else:
-    import fcntl
-
-    def _try_lock(file: BinaryIO) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _unlock(file: BinaryIO) -> None:
-        fcntl.flock(file, fcntl.LOCK_UN)  # not left to close(): a forked child may hold the file open, too

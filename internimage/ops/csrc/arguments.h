@@ -97,4 +97,12 @@ inline Geometry geometry_of(const Tensor& input, const Tensor& offset, const Ten
   return g;
 }
 
+inline void check_grad_output(const Tensor& grad_output, const Tensor& input, const Geometry& g) {
+  STD_TORCH_CHECK(grad_output.scalar_type() == input.scalar_type() && grad_output.device() == input.device() &&
+                      grad_output.dim() == 4 && grad_output.size(0) == g.n && grad_output.size(1) == g.out_h &&
+                      grad_output.size(2) == g.out_w && grad_output.size(3) == g.channels(),
+                  "internimage::dcnv3_backward: grad_output must be [", g.n, ", ", g.out_h, ", ", g.out_w, ", ",
+                  g.channels(), "], of the dtype and on the device of input");
+}
+
 }  // namespace internimage

@@ -1,0 +1,63 @@
+"""Times variants of one job against each other: in turns, in random order, so that noise falls on all alike."""
+
+import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Table:
+    """What one comparison found; `missing` says what could not run here and why."""
+
+    title: str
+    seconds: dict[str, list[float]]
+    missing: dict[str, str]
+
+    @property
+    def medians(self) -> dict[str, float]:
+        return {name: statistics.median(values) for name, values in self.seconds.items()}
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Each variant's median time over that of the first variant."""
+        medians = self.medians
+        first = next(iter(medians.values()))
+        return {name: value / first for name, value in medians.items()}
+
+    def lines(self) -> list[str]:
+        rows = [
+            f"  {name:<28}{1e3 * median:10.3f} ms {ratio:8.2f} x"
+            for (name, median), ratio in zip(self.medians.items(), self.ratios.values(), strict=True)
+        ]
+        absent = [f"  {name:<28}not run: {why}" for name, why in self.missing.items()]
+        return [self.title, *rows, *absent]
+
+
+def compare(
+    title: str,
+    variants: dict[str, Callable[[], object]],
+    *,
+    missing: dict[str, str] | None = None,
+    seconds: float = 4.0,
+    seed: int = 0,
+) -> Table:
+    """Run every variant once for warm-up, then in rounds of random order for about `seconds` in all, at least 5 rounds."""
+    order = random.Random(seed)
+    estimates = {}
+    for name, job in variants.items():
+        job()
+        estimates[name] = _time(job)
+    rounds = max(5, int(seconds / sum(estimates.values())))
+    measured: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(min(rounds, 200)):
+        for name in order.sample(list(variants), len(variants)):
+            measured[name].append(_time(variants[name]))
+    return Table(title, measured, missing or {})
+
+
+def _time(job: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    job()
+    return time.perf_counter() - start

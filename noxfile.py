@@ -1,0 +1,42 @@
+"""Every check that a developer or CI runs, and the demo; each session sets itself up."""
+
+import nox
+
+nox.options.sessions = ["lint", "test"]
+nox.options.error_on_missing_interpreters = True
+
+OLDEST_TORCH = "torch==2.13.0"
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Train on handwritten digits, predict, compile, deploy; pictures and figures go to demo/."""
+    session.install(".[demo]", OLDEST_TORCH)
+    session.run("internimage", "demo", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("torch", [nox.param([OLDEST_TORCH], id="oldest"), nox.param(["torch", "torchvision"], id="newest")])
+def test(session: nox.Session, torch: list[str]) -> None:
+    """The test suite, on the oldest and on the newest torch; the latter has torchvision as an oracle."""
+    session.install("--upgrade", "-e", ".[test]", *torch)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff on everything, and mypy on the installed package: it can't follow an editable install into tasks/."""
+    session.install(".[demo]", "ruff", "mypy", OLDEST_TORCH)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    settings = f"--config-file={session.invoked_from}/pyproject.toml"
+    session.chdir(session.create_tmp())
+    session.run("mypy", settings, "-p", "internimage")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Ratios of speed, one thread; tables on screen, figures in .benchmarks/latest.json."""
+    session.install("--upgrade", "-e", ".[test]", "torch", "torchvision")
+    arguments = session.posargs or ["bench/dcnv3.py", "bench/backbone.py"]
+    session.run("pytest", "--benchmark-json=.benchmarks/latest.json", *arguments, env={"OMP_NUM_THREADS": "1"})

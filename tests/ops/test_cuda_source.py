@@ -1,0 +1,366 @@
+"""The CUDA kernels without a GPU: a host compiler builds the very source, and a serial shim runs its threads."""
+
+import ctypes
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from strategies import Case, make_case
+from torch import Tensor
+
+from internimage.ops import reference, toolchain
+from internimage.ops.geometry import Geometry
+
+HERE = Path(__file__).parent
+CSRC = Path(reference.__file__).parent / "csrc"
+GOLDEN = HERE.parent / "data" / "golden"
+SANITIZE = "INTERNIMAGE_TEST_SANITIZE"  # set for the run of this file under the sanitizers
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]  # as the launchers number them
+ACCUMULATORS = {dtype: torch.promote_types(dtype, torch.float32) for dtype in DTYPES}
+# Arithmetic is float32 for the halves: what they add is one rounding of the result, half a unit in the last place.
+TOLERANCES = {  # relative, absolute
+    torch.float32: (1e-5, 1e-5),
+    torch.float16: (2**-11 + 1e-5, 1e-5),
+    torch.bfloat16: (2**-8 + 1e-5, 1e-5),
+    torch.float64: (1e-12, 1e-12),
+}
+
+
+def cuda_includes() -> list[Path]:
+    """Folders that may hold CUDA's headers: toolkits, then the pip packages that PyTorch brings."""
+    found = [root / "include" for root in toolchain._cuda_roots()]
+    spec = importlib.util.find_spec("nvidia")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        found += sorted(Path(folder).glob("cu*/include"))
+    return [folder for folder in found if all((folder / name).is_file() for name in ("cuda_fp16.h", "nv/target"))]
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    compiler = shutil.which("g++")
+    includes = cuda_includes()
+    if compiler is None:
+        pytest.skip("needs g++ (apt-get install g++)")
+    if not includes:
+        pytest.skip("needs CUDA's headers: the CUDA toolkit, or pip install nvidia-cuda-runtime nvidia-cuda-cccl")
+    library = tmp_path_factory.mktemp("shim") / "dcnv3.so"
+    flags = (
+        ["-g1", "-fsanitize=address,alignment,bounds,signed-integer-overflow", "-fno-sanitize-recover=all"]
+        if os.environ.get(SANITIZE)
+        else []
+    )
+    command = [compiler, "-std=c++17", "-O0", "-fPIC", "-shared", "-Wall", "-Wno-unknown-pragmas", "-Wno-attributes"]
+    command += [*flags, "-include", str(HERE / "cuda_shim.h"), f"-isystem{includes[0]}", "-x", "c++"]
+    command += [str(CSRC / "dcnv3.cu"), "-o", str(library)]
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # the compiler runs bare
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert not result.stderr, result.stderr
+    return ctypes.CDLL(str(library))
+
+
+@pytest.fixture(autouse=True)
+def _default_order(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "shim" in request.fixturenames:
+        set_knobs(request.getfixturevalue("shim"))
+
+
+def set_knobs(shim: ctypes.CDLL, *, last_thread_first: bool = False, most_blocks: int = 0) -> None:
+    ctypes.c_int.in_dll(shim, "shim_last_thread_first").value = last_thread_first
+    ctypes.c_int.in_dll(shim, "shim_most_blocks").value = most_blocks
+
+
+def pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
+    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+
+
+def numbers(case: Case) -> list[object]:
+    """The sizes and options of a call, in the launchers' order."""
+    g, (n, h, w, channels) = case.geometry, case.input.shape
+    sizes = [n, h, w, *case.offset.shape[1:3], g.groups, channels // g.groups]
+    sizes += [*g.kernel_size, *g.stride, *g.padding, *g.dilation, case.offset.stride(2), case.mask.stride(2)]
+    options = ctypes.c_double(g.offset_scale), ctypes.c_int(g.remove_center), ctypes.c_int(g.softmax)
+    return [*map(ctypes.c_int64, sizes), *options]
+
+
+def run_forward(shim: ctypes.CDLL, case: Case) -> Tensor:
+    output = case.input.new_full((*case.mask.shape[:3], case.input.shape[3]), torch.nan)
+    code = ctypes.c_int(DTYPES.index(output.dtype))
+    assert shim.internimage_dcnv3_forward_cuda(code, *pointers(*case.tensors, output), *numbers(case), None) == 0
+    return output
+
+
+def run_backward(shim: ctypes.CDLL, case: Case, grad_output: Tensor, deterministic: bool = False) -> list[Tensor]:
+    """Gradients of input (in the accumulator's dtype), offset and mask (of their strides)."""
+    grads = [torch.zeros_like(case.input, dtype=ACCUMULATORS[case.input.dtype])]
+    grads += [
+        inside_wider(torch.full_like(tensor, torch.nan), tensor.stride(2) - tensor.shape[3])
+        for tensor in (case.offset, case.mask)
+    ]
+    arguments = [*pointers(grad_output, *case.tensors, *grads), *numbers(case), ctypes.c_int(deterministic)]
+    code = ctypes.c_int(DTYPES.index(case.input.dtype))
+    assert shim.internimage_dcnv3_backward_cuda(code, *arguments, None) == 0
+    return grads
+
+
+def run_all(shim: ctypes.CDLL, case: Case, grad_output: Tensor, deterministic: bool = False) -> list[Tensor]:
+    return [run_forward(shim, case), *run_backward(shim, case, grad_output, deterministic)]
+
+
+def inside_wider(tensor: Tensor, elements: int) -> Tensor:
+    """The same values, with `elements` of NaN behind each pixel."""
+    return F.pad(tensor, (0, elements), value=torch.nan)[..., : tensor.shape[3]]
+
+
+def expected(case: Case, grad_output: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The definition and its derivatives by autograd, in float64 on the very numbers that the kernel gets."""
+    input, offset, mask = (tensor.double().requires_grad_() for tensor in case.tensors)
+    output = reference.dcnv3(input, offset, mask, case.geometry)
+    return output.detach(), torch.autograd.grad(output, (input, offset, mask), grad_output.double())
+
+
+def assert_close(actual: Tensor, exact: Tensor) -> None:
+    rtol, atol = TOLERANCES[actual.dtype]
+    torch.testing.assert_close(actual.double(), exact, rtol=rtol, atol=atol)
+
+
+def assert_gradients_close(actual: list[Tensor], wanted: tuple[Tensor, ...]) -> None:
+    for result, exact in zip(actual, wanted, strict=True):
+        assert_close(result, exact)
+
+
+def assert_equal(actual: list[Tensor], wanted: list[Tensor]) -> None:
+    for one, other in zip(actual, wanted, strict=True):
+        assert torch.equal(one, other)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "3x3": {"group_channels": 16},
+    "3x3 softmax": {"group_channels": 16, "softmax": True},
+    "3x3 no centre": {"group_channels": 16, "groups": 3, "remove_center": True, "offset_scale": 2.0},
+    "3x3 no centre, softmax": {"group_channels": 8, "remove_center": True, "softmax": True},
+    "1 channel": {"group_channels": 1, "groups": 5, "softmax": True},
+    "3 channels": {"group_channels": 3, "stride": (2, 1)},
+    "5 channels": {"group_channels": 5, "remove_center": True},
+    "17 channels": {"group_channels": 17, "groups": 1, "softmax": True},
+    "6 channels": {"group_channels": 6, "dilation": (2, 1), "padding": (2, 1)},
+    "12 channels": {"group_channels": 12, "stride": (2, 3), "padding": (0, 2)},
+    "5x3 dilated": {"kernel_size": (5, 3), "dilation": (1, 2), "padding": (2, 2)},
+    "2x4 even": {"kernel_size": (2, 4), "dilation": (3, 1), "padding": (1, 2), "softmax": True},
+    "5x5 no centre": {
+        "group_channels": 2,
+        "kernel_size": (5, 5),
+        "padding": (2, 2),
+        "remove_center": True,
+        "offset_scale": 0.7,
+    },
+    "1x1": {"kernel_size": (1, 1), "padding": (0, 0)},
+    "1 pixel": {"n": 3, "size": (1, 1), "softmax": True},
+    "no padding": {"n": 1, "size": (3, 9), "padding": (0, 0)},
+    "far outside": {"spread": 5.0, "offset_scale": 2.0},
+}
+
+
+def make(name: str, dtype: torch.dtype = torch.float32, **changes: Any) -> tuple[Case, Tensor]:
+    """One of `CASES` and a gradient of its output."""
+    case = make_case(0, dtype=dtype, **{**CASES[name], **changes})
+    shape = (*case.mask.shape[:3], case.input.shape[3])
+    generator = torch.Generator().manual_seed(1)
+    return case, torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_kernels_equal_the_definition(shim: ctypes.CDLL, name: str, dtype: torch.dtype) -> None:
+    case, grad_output = make(name, dtype)
+    output, grads = expected(case, grad_output)
+    assert_close(run_forward(shim, case), output)
+    for deterministic in (False, True):
+        assert_gradients_close(run_backward(shim, case, grad_output, deterministic), grads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("op_*.npz")), ids=lambda path: str(path.stem))
+def test_kernels_equal_the_golden_values(shim: ctypes.CDLL, path: Path, dtype: torch.dtype) -> None:
+    with np.load(path) as data:
+        p = json.loads(str(data["params"]))
+        golden = {name: torch.from_numpy(data[name]) for name in data.files if name != "params"}
+    kernel, stride, padding, dilation = (
+        (p[f"{name}_h"], p[f"{name}_w"]) for name in ("kernel", "stride", "pad", "dilation")
+    )
+    geometry = Geometry(
+        kernel, stride, padding, dilation, p["group"], p["offset_scale"], bool(p["remove_center"]), softmax=False
+    )
+    input, offset, mask = (golden[name].to(dtype) for name in ("input", "offset", "mask"))
+    case = Case(input, offset, mask, geometry)
+    results = run_forward(shim, case), *run_backward(shim, case, golden["grad_output"].to(dtype))
+    for name, actual in zip(("output", "grad_input", "grad_offset", "grad_mask"), results, strict=True):
+        limit = 1e-10 if dtype == torch.float64 else 2e-6 if name in ("output", "grad_input") else 2e-5
+        assert (actual.double() - golden[name]).abs().max() <= limit, name
+
+
+@pytest.mark.parametrize("name", ["3x3", "3x3 softmax", "5 channels", "1 pixel"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_offset_and_mask_may_be_parts_of_wider_tensors(shim: ctypes.CDLL, dtype: torch.dtype, name: str) -> None:
+    case, grad_output = make(name, dtype)
+    wide = case.with_tensors(case.input, inside_wider(case.offset, 3), inside_wider(case.mask, 5))
+    assert wide.offset.stride(2) == case.offset.shape[3] + 3
+    assert_equal(run_all(shim, wide, grad_output, deterministic=True), run_all(shim, case, grad_output, True))
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("name", ["3x3", "3x3 softmax"])
+def test_the_order_of_threads_matters_only_to_atomic_additions(
+    shim: ctypes.CDLL, name: str, deterministic: bool
+) -> None:
+    case, grad_output = make(name)
+    output, grad_input, *grads = run_all(shim, case, grad_output, deterministic)
+    set_knobs(shim, last_thread_first=True)
+    other_output, other_grad_input, *other_grads = run_all(shim, case, grad_output, deterministic)
+    assert_equal([output, *grads], [other_output, *other_grads])
+    assert torch.equal(grad_input, other_grad_input) == deterministic
+    torch.testing.assert_close(grad_input, other_grad_input)
+
+
+def test_a_small_grid_does_all_the_work(shim: ctypes.CDLL) -> None:
+    case, grad_output = make("3x3", size=(12, 13), groups=5)
+    full = run_all(shim, case, grad_output, deterministic=True)
+    set_knobs(shim, most_blocks=1)
+    assert_equal(run_all(shim, case, grad_output, deterministic=True), full)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_numbers_beyond_32_bits_take_the_wide_path(shim: ctypes.CDLL, dtype: torch.dtype) -> None:
+    # The stride plays no part in a single row of output, save that the place of a next row would not fit 32 bits.
+    case, grad_output = make("3x3 softmax", dtype, size=(1, 6))
+    wide = replace(case, geometry=case.geometry._replace(stride=(2**40, 1)))
+    output, grads = expected(case, grad_output)
+    assert_close(run_forward(shim, wide), output)
+    for deterministic in (False, True):
+        assert_gradients_close(run_backward(shim, wide, grad_output, deterministic), grads)
+
+
+@pytest.mark.parametrize("shift", [1, 2, 4])
+def test_tensors_may_begin_at_any_element(shim: ctypes.CDLL, shift: int) -> None:
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.new_empty(tensor.numel() + shift)[shift:].view(tensor.shape).copy_(tensor)
+
+    case, grad_output = make("3x3", torch.float16)
+    output, grads = expected(case, grad_output)
+    shifted = case.with_tensors(*map(moved, case.tensors))
+    assert_close(run_forward(shim, shifted), output)
+    assert_gradients_close(run_backward(shim, shifted, moved(grad_output)), grads)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e30, -1e30])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["3x3 softmax", "5x3 dilated"])
+def test_points_at_no_place_count_as_outside(shim: ctypes.CDLL, name: str, dtype: torch.dtype, value: float) -> None:
+    case, grad_output = make(name, dtype)
+    chosen = torch.rand(case.offset.shape, generator=torch.Generator().manual_seed(2)) < 0.2
+
+    def run(offset: float) -> list[Tensor]:
+        offsets = torch.where(chosen, torch.tensor(offset, dtype=dtype), case.offset)
+        return run_all(shim, case.with_tensors(case.input, offsets, case.mask), grad_output, deterministic=True)
+
+    results = run(value)
+    assert_equal(results, run(1000.0))
+    assert not results[2][chosen].any()
+
+
+def test_neighbours_outside_the_image_are_not_read(shim: ctypes.CDLL) -> None:
+    case, grad_output = make("3x3", n=3, size=(4, 5))
+    alone = case.with_tensors(*(tensor[1:2].contiguous() for tensor in case.tensors))
+    case.input[0], case.input[2] = torch.inf, torch.nan  # what lies before and behind the second image
+    together = [result[1:2] for result in run_all(shim, case, grad_output)]
+    assert_equal(together, run_all(shim, alone, grad_output[1:2].contiguous()))
+
+
+@pytest.mark.parametrize("name", ["3x3", "3x3 softmax", "1x1"])
+def test_nan_in_the_mask_shows_in_its_group_alone(shim: ctypes.CDLL, name: str) -> None:
+    case, _ = make(name)
+    case.offset[1, 2, 3] = 1e30  # even where no point is inside
+    case.mask[1, 2, 3, -1] = torch.nan
+    output = run_forward(shim, case)
+    is_nan = output.view(*output.shape[:3], case.geometry.groups, -1).isnan()
+    assert is_nan[1, 2, 3, -1].all()
+    assert is_nan.sum() == is_nan.shape[-1]
+
+
+@pytest.mark.parametrize(("n", "size"), [(0, (4, 4)), (2, (0, 4)), (1, (4, 0))])
+def test_nothing_is_launched_for_nothing_and_empty_images_are_zero(
+    shim: ctypes.CDLL, n: int, size: tuple[int, int]
+) -> None:
+    case, grad_output = make("3x3", n=n, size=size, padding=(2, 2))
+    launches = ctypes.c_int64.in_dll(shim, "shim_launches")
+    before = launches.value
+    results = run_all(shim, case, grad_output)
+    assert (launches.value > before) == (grad_output.numel() > 0)
+    assert not any(result.any() for result in results)  # memory that is not written holds NaN
+
+
+def test_groups_without_channels_give_no_gradient(shim: ctypes.CDLL) -> None:
+    case, grad_output = make("3x3", group_channels=0)
+    for deterministic in (False, True):
+        assert not any(grad.any() for grad in run_backward(shim, case, grad_output, deterministic))
+
+
+def test_an_unknown_dtype_is_refused(shim: ctypes.CDLL) -> None:
+    case, grad_output = make("3x3")
+    arguments = [*pointers(*case.tensors, grad_output), *numbers(case)]
+    assert shim.internimage_dcnv3_forward_cuda(ctypes.c_int(4), *arguments, None) == 1  # cudaErrorInvalidValue
+
+
+@pytest.mark.skipif(bool(os.environ.get(SANITIZE)), reason="this is the run under the sanitizers")
+def test_kernels_run_clean_under_the_sanitizers() -> None:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("needs g++ (apt-get install g++)")
+    runtime = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    if not Path(runtime.stdout.strip()).is_file():
+        pytest.skip("needs g++ with libasan (Debian, Ubuntu: apt-get install libgcc-12-dev or of g++'s version)")
+    environment = {
+        **os.environ,
+        SANITIZE: "1",
+        "LD_PRELOAD": runtime.stdout.strip(),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps memory to the end
+    }
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not nvcc", str(Path(__file__))]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.skipif(bool(os.environ.get(SANITIZE)), reason="nvcc knows nothing of the sanitizers")
+def test_nvcc_compiles_without_spills(tmp_path: Path) -> None:
+    toolkit = next(filter(None, map(toolchain._inspect_cuda_root, toolchain._cuda_roots())), None)
+    if toolkit is None:
+        pytest.skip("needs nvcc: install the CUDA toolkit and set CUDA_HOME to its folder")
+    # As torch compiles: without the operators and implicit conversions of the halves.
+    names = "HALF_OPERATORS", "HALF_CONVERSIONS", "HALF2_OPERATORS", "BFLOAT16_CONVERSIONS"
+    command = [
+        str(toolkit.nvcc),
+        "-std=c++17",
+        "-O3",
+        *(f"-D__CUDA_NO_{name}__" for name in names),
+        f"-I{toolkit.include}",
+    ]
+    command += ["-arch=sm_80", "-Xptxas=-v", "-c", str(CSRC / "dcnv3.cu"), "-o", str(tmp_path / "dcnv3.o")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", result.stderr)
+    assert len(spills) > 40, result.stderr
+    assert set(spills) == {("0", "0", "0")}, result.stderr
