@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-import huggingface_hub
 import torch
 from filelock import FileLock
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from tqdm import tqdm
 
 from internimage import released
@@ -359,16 +359,30 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 def _hugging_face(address: str) -> Path:
     """Get the weight files of a repository (NAME or NAME@REVISION) into Hugging Face's own cache; their folder."""
     repository, _, revision = address.partition("@")
-    reason = "it is empty"
+    try:
+        return _repository_folder(repository, revision or None, local_files_only=False)
+    except LocalEntryNotFoundError:  # not reachable
+        return _repository_folder(repository, revision or None, local_files_only=True)
+    except (HfHubHTTPError, OSError) as error:
+        if isinstance(error, DownloadError):
+            raise
+        raise DownloadError(f"can't download from hf://{address}: {str(error).splitlines()[0]}; {_MEND}") from error
+
+
+def _repository_folder(repository: str, revision: str | None, *, local_files_only: bool) -> Path:
+    def get(name: str) -> Path:
+        return Path(hf_hub_download(repository, name, revision=revision, local_files_only=local_files_only))
+
     for name in HUGGING_FACE_FILES:
         try:
-            path = Path(huggingface_hub.hf_hub_download(repository, name, revision=revision or None))
-            if path.suffix == ".json":
-                for shard in shard_names(path):
-                    huggingface_hub.hf_hub_download(repository, shard, revision=revision or None)
-            return path.parent
-        except EntryNotFoundError as error:  # also: not reachable and not in the cache
-            reason = str(error).splitlines()[0]
-        except (HfHubHTTPError, OSError) as error:
-            raise DownloadError(f"can't download from hf://{address}: {str(error).splitlines()[0]}; {_MEND}") from error
-    raise DownloadError(f"hf://{address} has none of {', '.join(HUGGING_FACE_FILES)} ({reason}); {_MEND}")
+            path = get(name)
+        except EntryNotFoundError as error:
+            if isinstance(error, LocalEntryNotFoundError) and not local_files_only:
+                raise
+            continue
+        if path.suffix == ".json":
+            for shard in shard_names(path):
+                get(shard)
+        return path.parent
+    where = "in the cache, and can't be reached" if local_files_only else "in the repository"
+    raise DownloadError(f"hf://{repository}: none of {', '.join(HUGGING_FACE_FILES)} is {where}; {_MEND}")

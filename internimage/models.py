@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 from os import PathLike
 from typing import Any
 
+import torch
+
 from internimage.backbone import InternImage, InternImageFeatures
 from internimage.checkpoint import load_checkpoint
 from internimage.released import ReleasedCheckpoint, find, get
@@ -57,11 +59,14 @@ def create_model(
         arguments["num_classes"] = released.num_classes
         if released.dataset == "iNaturalist 2018" and arguments["head"] == variant.head:
             arguments["head"] = "metadata"
-    model: InternImage
-    model = InternImageFeatures(out_indices=out_indices, **arguments) if features_only else InternImage(**arguments)
     source = released or checkpoint
+    device = torch.get_default_device()
+    model: InternImage
+    with torch.device(device if source is None else "meta"):  # no need to draw numbers that the file replaces
+        model = InternImageFeatures(out_indices=out_indices, **arguments) if features_only else InternImage(**arguments)
     if source is not None:
         load_checkpoint(model, source)
+        model.to(device)
     if features_only:
         model.prune_intermediate_layers(out_indices)
     elif arguments["head"] is not None and overrides.get("num_classes", model.num_classes) != model.num_classes:

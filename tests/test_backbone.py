@@ -27,7 +27,7 @@ def tiny(**arguments: Any) -> InternImage:
     return InternImage(**(TINY | arguments)).eval()
 
 
-def with_offsets(model: nn.Module) -> nn.Module:
+def with_offsets(model: InternImage) -> InternImage:
     """Move the sampling points off the grid, where a fresh model has them."""
     torch.manual_seed(1)
     for layer in model.modules():

@@ -9,8 +9,10 @@ import re
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 
@@ -374,36 +376,30 @@ class _Repositories(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_hugging_face_repository_is_fetched_by_its_own_client(tmp_path):
+def test_a_hugging_face_repository_is_fetched_by_its_own_client(tmp_path, monkeypatch):
     torch.save({"model.weight": torch.ones(3)}, tmp_path / "w.bin")
     shard = (tmp_path / "w.bin").read_bytes()
     names = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
     index = json.dumps({"weight_map": {"a": names[0], "b": names[1]}}).encode()
-    handler = type(
-        "Handler", (_Repositories,), {"files": {"pytorch_model.bin.index.json": index} | dict.fromkeys(names, shard)}
+    files = {"pytorch_model.bin.index.json": index} | dict.fromkeys(names, shard)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Repositories,), {"files": files}))
+    address = f"http://127.0.0.1:{server.server_address[1]}"
+    monkeypatch.setattr(
+        hub, "hf_hub_download", partial(hub.hf_hub_download, endpoint=address, cache_dir=tmp_path / "cache")
     )
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        code = "from internimage.hub import fetch; print(fetch('hf://some/repository'))"
-        environment = {
-            **os.environ,
-            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
-            "HF_HOME": str(tmp_path / "hf"),
-            "HF_HUB_DISABLE_XET": "1",
-        }
-        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+        folder = fetch("hf://some/repository")
+        assert sorted(path.name for path in folder.iterdir()) == sorted(files)
+        server.RequestHandlerClass.files = {}
+        with pytest.raises(DownloadError, match=r"none of model.safetensors, .* is in the repository"):
+            fetch("hf://some/empty")
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
-    assert run.returncode == 0, run.stderr
-    folder = Path(run.stdout.strip())
-    assert sorted(path.name for path in folder.iterdir()) == sorted([*names, "pytorch_model.bin.index.json"])
-    # with the server gone, the cache serves; and what isn't there is a clear error
-    code += "; fetch('hf://other/repository')"
-    offline = {**environment, "HF_HUB_OFFLINE": "1"}
-    again = subprocess.run([sys.executable, "-c", code], env=offline, capture_output=True, text=True, timeout=120)
-    assert again.stdout.strip() == str(folder)
-    assert "DownloadError: hf://other/repository has none of model.safetensors" in again.stderr
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert fetch("hf://some/repository") == folder
+    with pytest.raises(DownloadError, match=r"none of model.safetensors, .* is in the cache, and can't be reached"):
+        fetch("hf://other/repository")

@@ -84,6 +84,7 @@ def test_a_checkpoint_is_loaded(file: Path) -> None:
     loaded = create_model("internimage_t", checkpoint=file, **SMALL, num_classes=6).eval()
     images = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(loaded(images), saved(images))
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
     backbone = create_model("internimage_t", checkpoint=file, features_only=True, out_indices=(1, 2), **SMALL).eval()
     expected = saved.forward_intermediates(images, [1, 2], intermediates_only=True)
     torch.testing.assert_close(backbone(images), expected)

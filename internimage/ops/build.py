@@ -42,7 +42,6 @@ _loaded: dict[str, Path] = {}
 _warned: set[str] = set()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def native_available(device_type: str, backend: str) -> bool:
     """Whether the native kernels for `device_type` shall run; builds and loads them on first use.
 
@@ -57,6 +56,10 @@ def native_available(device_type: str, backend: str) -> bool:
     """
     answer = _answers.get((device_type, backend))
     return _decide(device_type, backend) if answer is None else answer
+
+
+# What torch.compiler.assume_constant_result sets; calling that would import the compiler, seconds of every start.
+native_available._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _decide(device_type: str, backend: str) -> bool:

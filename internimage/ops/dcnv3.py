@@ -74,8 +74,8 @@ def dcnv3(
     if torch._C._are_functorch_transforms_active():
         return reference.dcnv3(input, offset, mask, geometry)
     if torch.is_grad_enabled() and (input.requires_grad or offset.requires_grad or mask.requires_grad):
-        return cast(Tensor, _DCNv3.apply(input, offset, mask, geometry))
-    return _below_autograd(torch.ops.internimage.dcnv3.default, input, offset, mask, *geometry, SCHEMA_VERSION)
+        return cast(Tensor, _DCNv3.apply(input, offset, mask, geometry))  # type: ignore[no-untyped-call]
+    return _forward(input, offset, mask, geometry)
 
 
 def _pair(value: IntPair, name: str, least: int) -> tuple[int, int]:
@@ -142,9 +142,10 @@ def _check_dtypes(input: Tensor, offset: Tensor, mask: Tensor) -> None:
         )
 
 
-def _below_autograd(operator: torch._ops.OpOverload, *arguments: Any) -> Any:
+def _forward(input: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry) -> Tensor:
     with torch._C._AutoDispatchBelowAutograd():
-        return operator(*arguments)
+        operator = torch.ops.internimage.dcnv3.default
+        return cast(Tensor, operator(input, offset, mask, *geometry, SCHEMA_VERSION))
 
 
 # A call through the registered autograd formula costs 90 microseconds more than through this class. Compiled code goes
@@ -154,24 +155,25 @@ class _DCNv3(torch.autograd.Function):
     def forward(ctx: Any, input: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(input, offset, mask)
         ctx.geometry = geometry
-        result = _below_autograd(torch.ops.internimage.dcnv3.default, input, offset, mask, *geometry, SCHEMA_VERSION)
-        return cast(Tensor, result)
+        return _forward(input, offset, mask, geometry)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: derivatives of this backward are wanted
-            output = reference.dcnv3(*tensors, ctx.geometry)
+            input, offset, mask = tensors
+            output = reference.dcnv3(input, offset, mask, ctx.geometry)
             wanted = [tensor for tensor in tensors if tensor.requires_grad]
             found = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=True))
             return *(next(found) if tensor.requires_grad else None for tensor in tensors), None
-        operator = torch.ops.internimage.dcnv3_backward.default
-        return *_below_autograd(operator, grad_output, *tensors, *ctx.geometry, SCHEMA_VERSION), None
+        with torch._C._AutoDispatchBelowAutograd():
+            operator = torch.ops.internimage.dcnv3_backward.default
+            return *operator(grad_output, *tensors, *ctx.geometry, SCHEMA_VERSION), None
 
 
-_library = torch.library.Library("internimage", "FRAGMENT")
+_library = torch.library.Library("internimage", "FRAGMENT")  # type: ignore[no-untyped-call]
 for _schema in SCHEMAS.values():
-    _library.define(_schema)
+    _library.define(_schema)  # type: ignore[no-untyped-call]
 
 
 @torch.library.impl(_library, "dcnv3", "CompositeExplicitAutograd")
@@ -190,18 +192,18 @@ def _geometry(arguments: tuple[Any, ...]) -> Geometry:
     *geometry, version = arguments
     if version != SCHEMA_VERSION:
         raise RuntimeError(
-            f"internimage::dcnv3: this program was made for version {version} of the operator, this library has version "
-            f"{SCHEMA_VERSION}; export it again"
+            f"internimage::dcnv3: this program was made for version {version} of the operator, this library has "
+            f"version {SCHEMA_VERSION}; export it again"
         )
     return Geometry(*geometry)
 
 
-@torch.library.register_fake("internimage::dcnv3")
+@torch.library.register_fake("internimage::dcnv3")  # type: ignore[untyped-decorator]
 def _dcnv3_fake(input: Tensor, offset: Tensor, mask: Tensor, *arguments: Any) -> Tensor:
     return input.new_empty((*offset.shape[:3], input.shape[3]))
 
 
-@torch.library.register_fake("internimage::dcnv3_backward")
+@torch.library.register_fake("internimage::dcnv3_backward")  # type: ignore[untyped-decorator]
 def _dcnv3_backward_fake(
     grad_output: Tensor, input: Tensor, offset: Tensor, mask: Tensor, *arguments: Any
 ) -> tuple[Tensor, Tensor, Tensor]:

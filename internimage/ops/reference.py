@@ -36,7 +36,7 @@ def dcnv3_backward(
     """
     value, offset, mask, grad = (tensor.to(_real(input)) for tensor in (input, offset, mask, grad_output))
     weight = _tap_weights(mask, geometry)
-    grad = grad.unflatten(-1, (geometry.groups, -1)).unsqueeze(-2)  # [N, Q, R, G, 1, D]
+    grad = grad.reshape(*weight.shape[:4], 1, grad.shape[-1] // geometry.groups)  # [N, Q, R, G, 1, D]
     grad_rows = _rows(torch.zeros_like(value), geometry)
     grad_weight, grad_y, grad_x = (torch.zeros_like(weight) for _ in range(3))
     for corner in _corners(offset, geometry, value.shape):
@@ -76,7 +76,7 @@ def sampling_locations(offset: Tensor, geometry: Geometry) -> tuple[Tensor, Tens
     tap_x = tap // kernel_h * dilation_w - anchor_x
     rows = torch.arange(offset.shape[1], device=offset.device) * geometry.stride[0] + anchor_y - geometry.padding[0]
     columns = torch.arange(offset.shape[2], device=offset.device) * geometry.stride[1] + anchor_x - geometry.padding[1]
-    delta_x, delta_y = offset.unflatten(-1, (geometry.groups, geometry.taps, 2)).unbind(-1)
+    delta_x, delta_y = offset.reshape(*offset.shape[:3], geometry.groups, geometry.taps, 2).unbind(-1)
     y = rows.view(-1, 1, 1, 1) + geometry.offset_scale * (tap_y + delta_y)
     x = columns.view(-1, 1, 1) + geometry.offset_scale * (tap_x + delta_x)
     return y, x
@@ -94,8 +94,8 @@ class _Corner(NamedTuple):
 
     def read(self, value: Tensor, geometry: Geometry) -> Tensor:
         """[N, Q, R, G, K, D]: the pixel's channels, 0 where absent."""
-        pixels = _rows(value, geometry).index_select(0, self.row.flatten()).unflatten(0, self.row.shape)
-        return torch.where(self.present.unsqueeze(-1), pixels, 0)
+        pixels = _rows(value, geometry).index_select(0, self.row.flatten())
+        return torch.where(self.present.unsqueeze(-1), pixels.reshape(*self.row.shape, pixels.shape[-1]), 0)
 
 
 def _corners(offset: Tensor, geometry: Geometry, shape: torch.Size) -> Iterator[_Corner]:
@@ -127,7 +127,7 @@ def _rows(value: Tensor, geometry: Geometry) -> Tensor:
 
 
 def _tap_weights(mask: Tensor, geometry: Geometry) -> Tensor:
-    mask = mask.unflatten(-1, (geometry.groups, geometry.taps))
+    mask = mask.reshape(*mask.shape[:3], geometry.groups, geometry.taps)
     return mask.softmax(-1) if geometry.softmax else mask
 
 

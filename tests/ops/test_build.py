@@ -1,6 +1,5 @@
 import importlib.util
 import json
-import logging
 import os
 import re
 import shlex

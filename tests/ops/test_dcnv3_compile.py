@@ -19,7 +19,7 @@ OPTIONS = [
 ]
 
 
-def function(geometry: Geometry):  # noqa: ANN201
+def function(geometry: Geometry):
     def apply(input: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
         return dcnv3(input, offset, mask, **geometry._asdict())
 
@@ -55,7 +55,9 @@ def test_compiles_to_one_graph_for_all_sizes_forward_and_backward(backend: Backe
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
         grad_output = torch.randn_like(got)
         for one, other in zip(
-            torch.autograd.grad(got, leaves, grad_output), torch.autograd.grad(expected, leaves, grad_output), strict=True
+            torch.autograd.grad(got, leaves, grad_output),
+            torch.autograd.grad(expected, leaves, grad_output),
+            strict=True,
         ):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
@@ -69,9 +71,7 @@ def test_exports_with_dynamic_sizes(strict: bool) -> None:
 
     batch, height, width = (torch.export.Dim(name, min=2, max=64) for name in ("batch", "height", "width"))
     sizes = {0: batch, 1: height, 2: width}
-    program = torch.export.export(
-        Layer(), make_case(0).tensors, dynamic_shapes=(sizes, sizes, sizes), strict=strict
-    )
+    program = torch.export.export(Layer(), make_case(0).tensors, dynamic_shapes=(sizes, sizes, sizes), strict=strict)
     assert [node.target for node in program.graph.nodes].count(torch.ops.internimage.dcnv3.default) == 1
     other = make_case(1, n=5, size=(11, 8))
     torch.testing.assert_close(program.module()(*other.tensors), dcnv3(*other.tensors, groups=2))

@@ -66,7 +66,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_cuda(Tensor grad_output, Tensor inpu
   const Tensor grad_input = torch::stable::new_zeros(input, input.sizes(), accumulator);
   const Tensor grad_offset = torch::stable::new_empty(offset, offset.sizes());
   const Tensor grad_mask = torch::stable::new_empty(mask, mask.sizes());
-  const bool deterministic = false;
+  const bool deterministic = false;  // the stable ABI cannot tell whether deterministic algorithms are asked for
   check(internimage_dcnv3_backward_cuda(
       launcher_dtype(input), grad_output.const_data_ptr(), input.const_data_ptr(), offset.const_data_ptr(),
       mask.const_data_ptr(), grad_input.mutable_data_ptr(), grad_offset.mutable_data_ptr(),
