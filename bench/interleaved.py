@@ -43,7 +43,7 @@ def compare(
     seconds: float = 4.0,
     seed: int = 0,
 ) -> Table:
-    """Run every variant once for warm-up, then in rounds of random order for about `seconds` in all, at least 5 rounds."""
+    """Warm every variant up, then run all in rounds of random order: at least 5, for about `seconds` in all."""
     order = random.Random(seed)
     estimates = {}
     for name, job in variants.items():

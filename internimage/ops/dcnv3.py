@@ -94,7 +94,8 @@ def _check(input: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry) -> N
             )
         if tensor.dtype not in _FLOATING:
             raise ValueError(
-                f"dcnv3: {name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}; convert it with .float()"
+                f"dcnv3: {name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}; "
+                "convert it with .float()"
             )
         if tensor.device != input.device:
             raise ValueError(
@@ -115,7 +116,8 @@ def _check(input: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry) -> N
         )
     if geometry.remove_center and not (geometry.kernel_size[0] % 2 and geometry.kernel_size[1] % 2):
         raise ValueError(
-            f"dcnv3: remove_center needs a kernel with a centre, got the even size {geometry.kernel_size}; use odd sizes"
+            f"dcnv3: remove_center needs a kernel with a centre, got the even size "
+            f"{geometry.kernel_size}; use odd sizes"
         )
     rows, columns = geometry.output_size(height, width)
     if rows < 1 or columns < 1:
@@ -148,6 +150,12 @@ def _forward(input: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry) ->
         return cast(Tensor, operator(input, offset, mask, *geometry, SCHEMA_VERSION))
 
 
+def _backward(grad_output: Tensor, tensors: tuple[Tensor, ...], geometry: Geometry) -> tuple[Tensor, ...]:
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    operator = torch.ops.internimage.dcnv3_backward.default
+    return cast(tuple[Tensor, ...], operator(grad_output, *tensors, *geometry, deterministic, SCHEMA_VERSION))
+
+
 # A call through the registered autograd formula costs 90 microseconds more than through this class. Compiled code goes
 # by the registered one: an autograd.Function in a compiled region would bypass the compiler's cache.
 class _DCNv3(torch.autograd.Function):
@@ -167,8 +175,7 @@ class _DCNv3(torch.autograd.Function):
             found = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=True))
             return *(next(found) if tensor.requires_grad else None for tensor in tensors), None
         with torch._C._AutoDispatchBelowAutograd():
-            operator = torch.ops.internimage.dcnv3_backward.default
-            return *operator(grad_output, *tensors, *ctx.geometry, SCHEMA_VERSION), None
+            return *_backward(grad_output, tensors, ctx.geometry), None
 
 
 _library = torch.library.Library("internimage", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -178,17 +185,18 @@ for _schema in SCHEMAS.values():
 
 @torch.library.impl(_library, "dcnv3", "CompositeExplicitAutograd")
 def _dcnv3(input: Tensor, offset: Tensor, mask: Tensor, *arguments: Any) -> Tensor:
-    return reference.dcnv3(input, offset, mask, _geometry(arguments)).contiguous()
+    return reference.dcnv3(input, offset, mask, _geometry(*arguments)).contiguous()
 
 
 @torch.library.impl(_library, "dcnv3_backward", "CompositeExplicitAutograd")
 def _dcnv3_backward(
     grad_output: Tensor, input: Tensor, offset: Tensor, mask: Tensor, *arguments: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return reference.dcnv3_backward(grad_output, input, offset, mask, _geometry(arguments))
+    *geometry, _deterministic, version = arguments
+    return reference.dcnv3_backward(grad_output, input, offset, mask, _geometry(*geometry, version))
 
 
-def _geometry(arguments: tuple[Any, ...]) -> Geometry:
+def _geometry(*arguments: Any) -> Geometry:
     *geometry, version = arguments
     if version != SCHEMA_VERSION:
         raise RuntimeError(
@@ -216,7 +224,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _registered_backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-    grads = torch.ops.internimage.dcnv3_backward(grad_output, *ctx.saved_tensors, *ctx.arguments)
+    grads = _backward(grad_output, ctx.saved_tensors, _geometry(*ctx.arguments))
     return *grads, *(None for _ in ctx.arguments)
 
 

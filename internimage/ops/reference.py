@@ -40,7 +40,7 @@ def dcnv3_backward(
     grad_rows = _rows(torch.zeros_like(value), geometry)
     grad_weight, grad_y, grad_x = (torch.zeros_like(weight) for _ in range(3))
     for corner in _corners(offset, geometry, value.shape):
-        share = (weight * corner.weight_y * corner.weight_x * corner.present).unsqueeze(-1) * grad
+        share = torch.where(corner.present, weight * corner.weight_y * corner.weight_x, 0).unsqueeze(-1) * grad
         grad_rows = grad_rows.index_add(0, corner.row.flatten(), share.flatten(0, -2))
         dot = (grad * corner.read(value, geometry)).sum(-1)
         grad_weight = grad_weight + dot * corner.weight_y * corner.weight_x

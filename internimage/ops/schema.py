@@ -10,10 +10,13 @@ SCHEMA_VERSION = 1
 
 _DCNV3_ARGUMENTS = (
     "Tensor input, Tensor offset, Tensor mask, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, "
-    "int groups, float offset_scale, bool remove_center, bool softmax, int version"
+    "int groups, float offset_scale, bool remove_center, bool softmax"
 )
 
 SCHEMAS: dict[str, str] = {
-    "dcnv3": f"dcnv3({_DCNV3_ARGUMENTS}) -> Tensor",
-    "dcnv3_backward": f"dcnv3_backward(Tensor grad_output, {_DCNV3_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
+    "dcnv3": f"dcnv3({_DCNV3_ARGUMENTS}, int version) -> Tensor",
+    "dcnv3_backward": (
+        f"dcnv3_backward(Tensor grad_output, {_DCNV3_ARGUMENTS}, bool deterministic, int version) "
+        "-> (Tensor, Tensor, Tensor)"
+    ),
 }

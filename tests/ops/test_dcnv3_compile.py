@@ -34,11 +34,10 @@ def test_opcheck(operator: str, dtype: torch.dtype, options: dict) -> None:
     with use_backend("native"):
         output = dcnv3(*case.tensors, **case.options)  # loads the kernel
     if operator == "dcnv3":
-        tensors = tuple(tensor.requires_grad_() for tensor in case.tensors)
+        arguments = (*(tensor.requires_grad_() for tensor in case.tensors), *case.geometry, SCHEMA_VERSION)
     else:
-        tensors = (torch.ones_like(output), *case.tensors)
-    overload = getattr(torch.ops.internimage, operator).default
-    torch.library.opcheck(overload, (*tensors, *case.geometry, SCHEMA_VERSION))
+        arguments = (torch.ones_like(output), *case.tensors, *case.geometry, False, SCHEMA_VERSION)
+    torch.library.opcheck(getattr(torch.ops.internimage, operator).default, arguments)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from internimage.models import IMAGENET_MEAN, IMAGENET_STD
 from internimage.tasks import images
 
 PIL = pytest.importorskip("PIL", reason="Pillow makes the test files; it comes with matplotlib")
@@ -203,7 +204,7 @@ def test_normalising_gives_mean_0_and_deviation_1_of_imagenet():
     image[0, 0] = 255
     tensor = images.normalise(image)
     assert tensor.dtype == torch.float32
-    for channel, (mean, std) in enumerate(zip(images.IMAGENET_MEAN, images.IMAGENET_STD, strict=True)):
+    for channel, (mean, std) in enumerate(zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)):
         assert tensor[channel, 0, 0].item() == pytest.approx((1 - mean) / std, rel=1e-6)
         assert tensor[channel, 1, 1].item() == pytest.approx(-mean / std, rel=1e-6)
 

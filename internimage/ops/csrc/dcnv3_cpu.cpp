@@ -61,16 +61,14 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad_output, Tensor input, Te
                                             std::vector<int64_t> kernel_size, std::vector<int64_t> stride,
                                             std::vector<int64_t> padding, std::vector<int64_t> dilation,
                                             int64_t groups, double offset_scale, bool remove_center, bool softmax,
-                                            int64_t version) {
+                                            bool /* deterministic: always is */, int64_t version) {
   check_version(version);
   grad_output = torch::stable::contiguous(grad_output), input = torch::stable::contiguous(input);
   offset = walkable(offset), mask = walkable(mask);
   const Geometry g = geometry_of(input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale,
                                  remove_center, softmax);
   check_size(g);
-  STD_TORCH_CHECK(grad_output.scalar_type() == input.scalar_type() &&
-                      grad_output.numel() == g.output_pixels() * g.channels(),
-                  "internimage::dcnv3_backward: grad_output must have the output's shape and dtype");
+  check_grad_output(grad_output, input, g);
   const Tensor grad_offset = torch::stable::new_empty(offset, offset.sizes());
   const Tensor grad_mask = torch::stable::new_empty(mask, mask.sizes());
   const ScalarType dtype = input.scalar_type();

@@ -52,7 +52,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_cuda(Tensor grad_output, Tensor inpu
                                                  std::vector<int64_t> kernel_size, std::vector<int64_t> stride,
                                                  std::vector<int64_t> padding, std::vector<int64_t> dilation,
                                                  int64_t groups, double offset_scale, bool remove_center, bool softmax,
-                                                 int64_t version) {
+                                                 bool deterministic, int64_t version) {
   check_version(version);
   const torch::stable::accelerator::DeviceGuard guard(input.get_device_index());
   grad_output = torch::stable::contiguous(grad_output), input = torch::stable::contiguous(input);
@@ -66,7 +66,6 @@ std::tuple<Tensor, Tensor, Tensor> backward_cuda(Tensor grad_output, Tensor inpu
   const Tensor grad_input = torch::stable::new_zeros(input, input.sizes(), accumulator);
   const Tensor grad_offset = torch::stable::new_empty(offset, offset.sizes());
   const Tensor grad_mask = torch::stable::new_empty(mask, mask.sizes());
-  const bool deterministic = false;  // the stable ABI cannot tell whether deterministic algorithms are asked for
   check(internimage_dcnv3_backward_cuda(
       launcher_dtype(input), grad_output.const_data_ptr(), input.const_data_ptr(), offset.const_data_ptr(),
       mask.const_data_ptr(), grad_input.mutable_data_ptr(), grad_offset.mutable_data_ptr(),

@@ -1,0 +1,169 @@
+"""`internimage predict`: the classes of pictures, as text, as JSON and drawn beside the pictures."""
+
+import argparse
+import glob
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from internimage import create_model, imagenet
+from internimage.tasks.devices import add_device_argument, choose_device
+from internimage.tasks.images import SUFFIXES, Image, ImageError, draw_predictions, prepare, read_image, write_image
+
+EXAMPLES = """examples:
+  internimage predict cat.jpg                                      released weights, downloaded on first use
+  internimage predict photos/ 'more/*.png' --model internimage_b --output annotated
+  internimage predict cat.jpg --model internimage_t --checkpoint internimage_t_1k_224.pth --top 3
+  internimage predict photos/ --json > predictions.json
+"""
+
+_PROGRESS_FROM = 20  # pictures
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The best classes of one picture, best first."""
+
+    file: str
+    labels: list[int]
+    names: list[str]
+    probabilities: list[float]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture files, folders of them, or wildcards")
+    parser.add_argument("--model", default="internimage_t", help="a name of internimage.list_models() (internimage_t)")
+    parser.add_argument("--checkpoint", metavar="FILE", help="weights; without it the released ones are downloaded")
+    parser.add_argument("--num-classes", type=int, default=1000, help="of the checkpoint's classifier (1000)")
+    parser.add_argument("--size", type=int, help="side of the square that the model sees, in pixels (the model's own)")
+    parser.add_argument("--top", type=int, default=5, help="how many classes to name (5)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="write an annotated picture of each image there")
+    parser.add_argument("--batch-size", type=int, default=8, help="pictures that the model sees at once (8)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    add_device_argument(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Name what the pictures show; files that can't be read are reported, and make the exit status 1."""
+    for name in ("top", "batch_size", "num_classes"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}")
+    if arguments.size is not None and arguments.size < 1:
+        raise ValueError(f"--size must be at least 1 pixel, got {arguments.size}")
+    device = choose_device(arguments.device)
+    paths = find_images(arguments.images)
+    classifier = Classifier.load(
+        arguments.model, arguments.checkpoint, arguments.num_classes, arguments.size, device
+    )
+    predictions: list[Prediction] = []
+    failed = 0
+    with tqdm(total=len(paths), unit="image", disable=len(paths) < _PROGRESS_FROM or None, file=sys.stderr) as progress:
+        for start in range(0, len(paths), arguments.batch_size):
+            batch = paths[start : start + arguments.batch_size]
+            readable = dict(_read(batch))
+            failed += len(batch) - len(readable)
+            for prediction in classifier.predict(readable, arguments.top):
+                predictions.append(prediction)
+                if not arguments.json:
+                    tqdm.write(_as_text(prediction))
+                if arguments.output:
+                    _annotate(arguments.output, readable[prediction.file], prediction)
+            progress.update(len(batch))
+    if arguments.json:
+        print(json.dumps([asdict(prediction) for prediction in predictions], indent=2))
+    if failed:
+        print(f"{failed} of {len(paths)} files could not be read", file=sys.stderr)
+    return 1 if failed else 0
+
+
+class Classifier:
+    """A model with what must be known to use it: the size of its input and the names of its classes."""
+
+    def __init__(self, model: torch.nn.Module, size: int, names: Sequence[str], device: torch.device) -> None:
+        self.model = model.eval().to(device)
+        self.size = size
+        self.names = names
+        self.device = device
+
+    @classmethod
+    def load(
+        cls, name: str, checkpoint: str | None, num_classes: int, size: int | None, device: torch.device
+    ) -> "Classifier":
+        """Make a model by name with the weights of a file, or with the released ones where none is given."""
+        if checkpoint is None:
+            model = create_model(name, pretrained=True)
+        else:
+            model = create_model(name, checkpoint=checkpoint, num_classes=num_classes)
+        return cls(model, size or model.pretrained_cfg["input_size"][-1], class_names(model.num_classes), device)
+
+    @torch.no_grad()
+    def predict(self, images: dict[str, Image], top: int) -> Iterator[Prediction]:
+        """The `top` best classes of pictures, all seen at once."""
+        if not images:
+            return
+        batch = torch.stack([prepare(image, self.size) for image in images.values()]).to(self.device)
+        probabilities: Tensor = self.model(batch).float().softmax(-1).cpu()
+        best = probabilities.topk(min(top, len(self.names)))
+        for file, values, labels in zip(images, best.values.tolist(), best.indices.tolist(), strict=True):
+            yield Prediction(file, labels, [self.names[label] for label in labels], values)
+
+
+def class_names(num_classes: int) -> Sequence[str]:
+    """ImageNet's names for 1000 and 21841 classes, else "class 0" and so on."""
+    if num_classes in (1000, 21841):
+        return imagenet.class_names(num_classes)
+    return [f"class {label}" for label in range(num_classes)]
+
+
+def find_images(arguments: Sequence[str]) -> list[str]:
+    """Files named by paths, by folders (the pictures in them, at any depth) and by wildcards, in order, none twice.
+
+    A path that doesn't exist is kept, so that reading reports it.
+
+    Raises:
+        ValueError: a folder holds no picture, or a wildcard fits no file.
+    """
+    found: list[str] = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            files = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            if not files:
+                raise ValueError(f"{argument}: the folder holds no picture ({', '.join(sorted(SUFFIXES))})")
+        elif not path.exists() and glob.has_magic(argument):
+            files = sorted(name for name in glob.glob(argument, recursive=True) if Path(name).is_file())
+            if not files:
+                raise ValueError(f"{argument}: no file fits this wildcard")
+        else:
+            files = [argument]
+        found += files
+    return list(dict.fromkeys(found))
+
+
+def _read(paths: Sequence[str]) -> Iterator[tuple[str, Image]]:
+    for path in paths:
+        try:
+            yield path, read_image(path)
+        except ImageError as error:
+            tqdm.write(f"internimage: {error}", file=sys.stderr)
+
+
+def _annotate(folder: Path, image: Image, prediction: Prediction) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{Path(prediction.file).stem}.png"
+    number = 1
+    while target.exists():  # two folders can hold files of one name
+        number += 1
+        target = folder / f"{Path(prediction.file).stem}-{number}.png"
+    write_image(target, draw_predictions(image, prediction.file, prediction.names, prediction.probabilities))
+
+
+def _as_text(prediction: Prediction) -> str:
+    rows = zip(prediction.probabilities, prediction.names, strict=True)
+    return "\n".join([prediction.file, *(f"  {probability:7.2%}  {name}" for probability, name in rows)])

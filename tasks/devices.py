@@ -1,0 +1,26 @@
+"""The `--device` option of the commands."""
+
+import argparse
+
+import torch
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps... (default: cuda if there, else cpu)")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" is CUDA where it is available, else the CPU.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by device
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {name}: not available here ({reason}); use --device cpu or auto") from error
+    return device
