@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class Server(http.server.ThreadingHTTPServer):
     tells_range = True  # in Content-Range
     told_length: int | None = None  # in Content-Length, instead of the real one
     status: int | None = None  # answer this instead
-    header: tuple[str, str] | None = None  # add this header
+    delay_s = 0.0  # before the body
     linked: str | None = None  # redirect once, telling this digest, as Hugging Face does
 
     def __init__(self) -> None:
@@ -78,6 +79,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("ETag", server.etag)
         self.send_header("Content-Length", str(server.told_length or total - start))
         self.end_headers()
+        time.sleep(server.delay_s)
         body = body[start:]
         self.wfile.write(body[: server.cuts.pop(0)] if server.cuts else body)
 
@@ -209,12 +211,27 @@ def test_a_file_of_unknown_version_is_not_continued(server, weights, tmp_path):
 
 
 def test_two_processes_fetch_one_file_once(server, weights, tmp_path):
-    code = "import sys; from internimage.hub import download; print(download('internimage_t', progress=False))"
-    environment = {**os.environ, "INTERNIMAGE_WEIGHTS": server.url}
+    code = """if True:
+        from internimage.hub import download
+        print("ready", flush=True)
+        input()
+        print(download("internimage_t", progress=False))
+    """
+    server.delay_s = 1.0  # long enough for the second process to come in between
     processes = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**os.environ, "INTERNIMAGE_WEIGHTS": server.url},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for _ in range(2)
     ]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
     outputs = [process.communicate(timeout=120)[0].strip() for process in processes]
     assert outputs == [str(cache(tmp_path) / ROW.file)] * 2
     assert Path(outputs[0]).read_bytes() == weights

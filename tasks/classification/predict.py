@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from internimage.tasks.devices import add_device_argument, choose_device
+from internimage.tasks.images import SUFFIXES, Image, ImageError, draw_predictions, prepare, read_image, write_image
 from torch import Tensor
 from tqdm import tqdm
 
 from internimage import create_model, imagenet
-from internimage.tasks.devices import add_device_argument, choose_device
-from internimage.tasks.images import SUFFIXES, Image, ImageError, draw_predictions, prepare, read_image, write_image
 
 EXAMPLES = """examples:
   internimage predict cat.jpg                                      released weights, downloaded on first use
@@ -58,9 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--size must be at least 1 pixel, got {arguments.size}")
     device = choose_device(arguments.device)
     paths = find_images(arguments.images)
-    classifier = Classifier.load(
-        arguments.model, arguments.checkpoint, arguments.num_classes, arguments.size, device
-    )
+    classifier = Classifier.load(arguments.model, arguments.checkpoint, arguments.num_classes, arguments.size, device)
+    drawings = annotation_paths(paths, arguments.output) if arguments.output else {}
+    if arguments.output:
+        arguments.output.mkdir(parents=True, exist_ok=True)
     predictions: list[Prediction] = []
     failed = 0
     with tqdm(total=len(paths), unit="image", disable=len(paths) < _PROGRESS_FROM or None, file=sys.stderr) as progress:
@@ -72,8 +73,11 @@ def run(arguments: argparse.Namespace) -> int:
                 predictions.append(prediction)
                 if not arguments.json:
                     tqdm.write(_as_text(prediction))
-                if arguments.output:
-                    _annotate(arguments.output, readable[prediction.file], prediction)
+                if prediction.file in drawings:
+                    drawing = draw_predictions(
+                        readable[prediction.file], prediction.file, prediction.names, prediction.probabilities
+                    )
+                    write_image(drawings[prediction.file], drawing)
             progress.update(len(batch))
     if arguments.json:
         print(json.dumps([asdict(prediction) for prediction in predictions], indent=2))
@@ -154,14 +158,19 @@ def _read(paths: Sequence[str]) -> Iterator[tuple[str, Image]]:
             tqdm.write(f"internimage: {error}", file=sys.stderr)
 
 
-def _annotate(folder: Path, image: Image, prediction: Prediction) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{Path(prediction.file).stem}.png"
-    number = 1
-    while target.exists():  # two folders can hold files of one name
-        number += 1
-        target = folder / f"{Path(prediction.file).stem}-{number}.png"
-    write_image(target, draw_predictions(image, prediction.file, prediction.names, prediction.probabilities))
+def annotation_paths(paths: Sequence[str], folder: Path) -> dict[str, Path]:
+    """Where to write the annotated picture of each file: its own name, numbered where two have the same."""
+    targets: dict[str, Path] = {}
+    used: set[str] = set()
+    for path in paths:
+        stem = name = Path(path).stem
+        number = 1
+        while name in used:
+            number += 1
+            name = f"{stem}-{number}"
+        used.add(name)
+        targets[path] = folder / f"{name}.png"
+    return targets
 
 
 def _as_text(prediction: Prediction) -> str:

@@ -22,11 +22,13 @@ INTERNIMAGE_HOST_DEVICE double floor_of(double x) { return floor(x); }
 // The four neighbours of a sampling point. Suffix 0 is the lower coordinate (top row, left column), 1 the higher.
 template <typename Real>
 struct BilinearCell {
-  Real y0, x0;          // integral; a point outside the image, or NaN, is moved to the pixel (0, 0)
-  Real ly, lx;          // fractional parts in [0, 1): weights of the higher row and column
-  Real in_window;       // 1 inside the open window (-1, H) x (-1, W), else 0: the point then contributes nothing
-  Real row0, row1;      // 1 where the row lies in the image, else 0 (zero padding); both 0 outside the window
-  Real column0, column1;
+  using Mask = decltype(Real{} < Real{});
+
+  Real y0, x0;           // integral; a point outside the window, or NaN, is moved to the pixel (0, 0)
+  Real ly, lx;           // fractional parts in [0, 1): weights of the higher row and column
+  Mask in_window;        // inside the open window (-1, H) x (-1, W); elsewhere the point contributes nothing
+  Mask row0, row1;       // the row lies in the image (zero padding) and the point in the window
+  Mask column0, column1; // the column lies in the image
 };
 
 // Locates the point (y, x), in pixels with integers at pixel centres, in an image of height x width pixels.
@@ -36,17 +38,17 @@ INTERNIMAGE_HOST_DEVICE BilinearCell<Real> locate(Real y, Real x, Real height, R
   const Real zero{};
   const Real one = zero + 1.0f;
   BilinearCell<Real> cell;
-  cell.in_window = (y > -one) & (y < height) & (x > -one) & (x < width) ? one : zero;  // false for NaN
-  y = cell.in_window > zero ? y : zero;
-  x = cell.in_window > zero ? x : zero;
+  cell.in_window = (y > -one) & (y < height) & (x > -one) & (x < width);  // false for NaN
+  y = cell.in_window ? y : zero;
+  x = cell.in_window ? x : zero;
   cell.y0 = floor_of(y);
   cell.x0 = floor_of(x);
   cell.ly = y - cell.y0;
   cell.lx = x - cell.x0;
-  cell.row0 = cell.y0 >= zero ? cell.in_window : zero;
-  cell.row1 = cell.y0 < height - one ? cell.in_window : zero;
-  cell.column0 = cell.x0 >= zero ? cell.in_window : zero;
-  cell.column1 = cell.x0 < width - one ? cell.in_window : zero;
+  cell.row0 = (cell.y0 >= zero) & cell.in_window;
+  cell.row1 = (cell.y0 < height - one) & cell.in_window;
+  cell.column0 = cell.x0 >= zero;
+  cell.column1 = cell.x0 < width - one;
   return cell;
 }
 

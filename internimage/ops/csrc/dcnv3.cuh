@@ -172,7 +172,7 @@ template <typename Real, typename Index>
 __device__ __forceinline__ Corner<Real, Index> corner_of(const Layout<Real, Index>& g, const BilinearCell<Real>& cell,
                                                          int step_y, int step_x) {
   Corner<Real, Index> corner;
-  corner.present = (step_y ? cell.row1 : cell.row0) != 0 && (step_x ? cell.column1 : cell.column0) != 0;
+  corner.present = (step_y ? cell.row1 : cell.row0) && (step_x ? cell.column1 : cell.column0);
   corner.position = ((Index(cell.y0) + step_y) * g.w + Index(cell.x0) + step_x) * g.channels();
   corner.weight_y = step_y ? cell.ly : 1 - cell.ly;
   corner.weight_x = step_x ? cell.lx : 1 - cell.lx;
@@ -282,7 +282,7 @@ dcnv3_backward(const Layout<Real<T>, Index> g, const T* __restrict__ grad_output
       const BilinearCell<Real<T>> cell = place.cell(g, i, j, k);
       Real<T>* const scatter = grad_input ? grad_input + image : nullptr;
       const TapGradient<Real<T>> gradient = tap_gradient<T, kLanes>(g, cell, weight, grad, input + image, scatter);
-      const Real<T> along = cell.in_window != 0 ? g.offset_scale * weight : 0;
+      const Real<T> along = cell.in_window ? g.offset_scale * weight : 0;
       from_real(along * gradient.x, offsets_out[2 * k]);
       from_real(along * gradient.y, offsets_out[2 * k + 1]);
       from_real(g.softmax ? weight * (gradient.weight - mean) : gradient.weight, masks_out[k]);

@@ -27,34 +27,33 @@ struct Taps {
   using S = Simd<R>;
   using V = typename S::Vector;
   using Int = typename S::Int;
-  using Long = typename S::Long;
 
   const int64_t per_group, points, size;
   std::vector<R> memory;
-  std::vector<int64_t> addresses;
+  std::vector<int32_t> places;
   R *grid_y, *grid_x;       // places on the regular grid
   R *offset;                // x, y, x, y, ...; in the backward pass then their gradients
   R *weight;                // mask, after softmax where asked for
   R *corner[4];             // what upper left, upper right, lower left and lower right neighbours count
-  R *weight_y[2], *weight_x[2], *row[2], *column[2];  // factors of the corners, and whether they exist
+  R *weight_y[2], *weight_x[2], *row[2], *column[2];  // factors of the corners, and 1 where they exist, else 0
   R *dot;                   // four sums over channels a tap, one for each corner
   R *grad_weight;
-  int64_t *address, *grad_address;  // of the upper left neighbour in the image and in its gradient
-  int64_t *step_y, *step_x;         // elements from there to the lower and to the right neighbour; 0 at an edge
+  int32_t *place;            // number of the upper left neighbour among the image's pixels; -1: outside the window
+  int32_t *step_y, *step_x;  // elements from there to the lower and to the right neighbour; 0 at an edge
 
   Taps(const Geometry& g, int64_t groups)
       : per_group(g.taps()),
         points(groups * per_group),
         size((points + S::lanes - 1) / S::lanes * S::lanes),
         memory(23 * size),
-        addresses(4 * size) {
+        places(3 * size) {
     R* next = memory.data();
     const auto take = [&](int64_t count = 1) { return std::exchange(next, next + count * size); };
     grid_y = take(), grid_x = take(), offset = take(2), weight = take();
     for (R*& array : corner) array = take();
     for (auto pair : {weight_y, weight_x, row, column}) pair[0] = take(), pair[1] = take();
     dot = take(4), grad_weight = take();
-    address = addresses.data(), grad_address = address + size, step_y = address + 2 * size, step_x = address + 3 * size;
+    place = places.data(), step_y = place + size, step_x = place + 2 * size;
     for (int64_t t = 0; t < size; ++t) {
       int64_t tap = t % per_group;  // x is the outer loop
       if (g.remove_center && tap >= g.kernel_w / 2 * g.kernel_h + g.kernel_h / 2) ++tap;
@@ -83,7 +82,8 @@ struct Taps {
 
   void normalise() {
     for (R* w = weight; w < weight + points; w += per_group) {
-      const R highest = *std::max_element(w, w + per_group);
+      R highest = w[0];
+      for (int64_t k = 1; k < per_group; ++k) highest = w[k] > highest ? w[k] : highest;
       for (int64_t k = 0; k < per_group; ++k) w[k] -= highest;
     }
     for (int64_t t = 0; t < size; t += S::lanes) store(weight + t, exp_of(load<V>(weight + t)));
@@ -95,44 +95,36 @@ struct Taps {
     }
   }
 
-  // Finds the points' neighbours. `image` is the first element of the pixel's image; `spare` stands in for a pixel where
-  // a point lies outside. With `backward`, likewise `grad_image` and `grad_spare`, and the factors are kept.
-  template <bool backward, typename T>
-  void place(const Geometry& g, int64_t out_y, int64_t out_x, const T* image, const T* spare, R* grad_image = nullptr,
-             R* grad_spare = nullptr) {
-    const V zero{};
-    const Long zero_long{};
+  // Finds the points' neighbours; `keep_factors` for the backward pass.
+  template <bool keep_factors>
+  void locate_points(const Geometry& g, int64_t out_y, int64_t out_x) {
+    const V zero{}, one = zero + R(1);
     const V height = zero + R(g.h), width = zero + R(g.w), scale = zero + R(g.offset_scale);
     const V base_y = zero + R(out_y * g.stride_h - g.pad_h + anchor_y(g));
     const V base_x = zero + R(out_x * g.stride_w - g.pad_w + anchor_x(g));
-    const int64_t channels = g.channels();
+    const int32_t channels = int32_t(g.channels()), row_step = int32_t(g.w * g.channels());
     for (int64_t t = 0; t < size; t += S::lanes) {
       const V o0 = load<V>(offset + 2 * t), o1 = load<V>(offset + 2 * t + S::lanes);
       const V y = base_y + scale * (load<V>(grid_y + t) + S::odd(o0, o1));
       const V x = base_x + scale * (load<V>(grid_x + t) + S::even(o0, o1));
       const BilinearCell<V> cell = locate(y, x, height, width);
-      const V wy0 = (1 - cell.ly) * cell.row0, wy1 = cell.ly * cell.row1;
-      const V wx0 = (1 - cell.lx) * cell.column0, wx1 = cell.lx * cell.column1;
+      const V wy0 = cell.row0 ? one - cell.ly : zero, wy1 = cell.row1 ? cell.ly : zero;
+      const V wx0 = cell.column0 ? one - cell.lx : zero, wx1 = cell.column1 ? cell.lx : zero;
       const V w = load<V>(weight + t);
-      store(corner[0] + t, w * wy0 * wx0), store(corner[1] + t, w * wy0 * wx1);
-      store(corner[2] + t, w * wy1 * wx0), store(corner[3] + t, w * wy1 * wx1);
+      const V upper = w * wy0, lower = w * wy1;
+      store(corner[0] + t, upper * wx0), store(corner[1] + t, upper * wx1);
+      store(corner[2] + t, lower * wx0), store(corner[3] + t, lower * wx1);
+      const auto lanes32 = [](auto mask) { return __builtin_convertvector(mask, Int); };
       const Int iy = __builtin_convertvector(cell.y0 > zero ? cell.y0 : zero, Int);
       const Int ix = __builtin_convertvector(cell.x0 > zero ? cell.x0 : zero, Int);
-      const Long pixel = __builtin_convertvector(iy * int32_t(g.w) + ix, Long) * channels;
-      const Long inside = __builtin_convertvector(cell.in_window > zero, Long);
-      store(address + t, inside ? pixel * int64_t(sizeof(T)) + reinterpret_cast<int64_t>(image)
-                                : zero_long + reinterpret_cast<int64_t>(spare));
-      const Long both_rows = __builtin_convertvector((cell.row0 > zero) & (cell.row1 > zero), Long);
-      const Long both_columns = __builtin_convertvector((cell.column0 > zero) & (cell.column1 > zero), Long);
-      store(step_y + t, both_rows & (zero_long + g.w * channels));
-      store(step_x + t, both_columns & (zero_long + channels));
-      if constexpr (backward) {
-        store(grad_address + t, inside ? pixel * int64_t(sizeof(R)) + reinterpret_cast<int64_t>(grad_image)
-                                       : zero_long + reinterpret_cast<int64_t>(grad_spare));
+      store(place + t, (iy * int32_t(g.w) + ix) | ~lanes32(cell.in_window));
+      store(step_y + t, lanes32(cell.row0 & cell.row1) & row_step);
+      store(step_x + t, lanes32(cell.column0 & cell.column1) & channels);
+      if constexpr (keep_factors) {
         store(weight_y[0] + t, wy0), store(weight_y[1] + t, wy1);
         store(weight_x[0] + t, wx0), store(weight_x[1] + t, wx1);
-        store(row[0] + t, cell.row0), store(row[1] + t, cell.row1);
-        store(column[0] + t, cell.column0), store(column[1] + t, cell.column1);
+        store(row[0] + t, cell.row0 ? one : zero), store(row[1] + t, cell.row1 ? one : zero);
+        store(column[0] + t, cell.column0 ? one : zero), store(column[1] + t, cell.column1 ? one : zero);
       }
     }
   }
@@ -165,15 +157,26 @@ struct Taps {
   }
 };
 
+// Where the pixels of an image begin, and what stands in for one where a point lies outside: as many channels, zero.
+template <typename T>
+struct Image {
+  T* first;
+  T* spare;
+  int64_t channels;
+
+  INTERNIMAGE_INLINE T* operator[](int32_t place) const { return place < 0 ? spare : first + place * channels; }
+};
+
 // Sums `vectors` vectors of channels, from channel c on, over the taps [first, first + per_group).
 template <int vectors, typename T>
-INTERNIMAGE_INLINE void gather_channels(const Taps<Real<T>>& taps, int64_t first, int64_t c, T* output) {
+INTERNIMAGE_INLINE void gather_channels(const Taps<Real<T>>& taps, int64_t first, Image<const T> image, int64_t c,
+                                        T* output) {
   using V = typename Taps<Real<T>>::V;
   constexpr int lanes = Simd<Real<T>>::lanes;
   constexpr int chains = vectors <= 2 ? 4 : 2;  // independent sums, for the latency of an addition
   V sum[chains][vectors] = {};
   for (int64_t t = first; t < first + taps.per_group; ++t) {
-    const T* const pixel = reinterpret_cast<const T*>(taps.address[t]) + c;
+    const T* const pixel = image[taps.place[t]] + c;
     for (int i = 0; i < 4; ++i) {
       const T* const neighbour = pixel + (i & 2 ? taps.step_y[t] : 0) + (i & 1 ? taps.step_x[t] : 0);
       for (int v = 0; v < vectors; ++v) {
@@ -189,22 +192,22 @@ INTERNIMAGE_INLINE void gather_channels(const Taps<Real<T>>& taps, int64_t first
 }
 
 template <typename T>
-void gather_group(const Taps<Real<T>>& taps, int64_t first, int64_t c, int64_t count, T* output) {
+void gather_group(const Taps<Real<T>>& taps, int64_t first, Image<const T> image, int64_t c, int64_t count, T* output) {
   constexpr int lanes = Simd<Real<T>>::lanes;
   const int64_t end = c + count;
-  for (; c + 4 * lanes <= end; c += 4 * lanes, output += 4 * lanes) gather_channels<4>(taps, first, c, output);
+  for (; c + 4 * lanes <= end; c += 4 * lanes, output += 4 * lanes) gather_channels<4>(taps, first, image, c, output);
   if (c + 2 * lanes <= end) {
-    gather_channels<2>(taps, first, c, output);
+    gather_channels<2>(taps, first, image, c, output);
     c += 2 * lanes, output += 2 * lanes;
   }
   if (c + lanes <= end) {
-    gather_channels<1>(taps, first, c, output);
+    gather_channels<1>(taps, first, image, c, output);
     c += lanes, output += lanes;
   }
   for (; c < end; ++c) {
     Real<T> sum = 0;
     for (int64_t t = first; t < first + taps.per_group; ++t) {
-      const T* const pixel = reinterpret_cast<const T*>(taps.address[t]) + c;
+      const T* const pixel = image[taps.place[t]] + c;
       sum += Real<T>(pixel[0]) * taps.corner[0][t] + Real<T>(pixel[taps.step_x[t]]) * taps.corner[1][t] +
              Real<T>(pixel[taps.step_y[t]]) * taps.corner[2][t] +
              Real<T>(pixel[taps.step_y[t] + taps.step_x[t]]) * taps.corner[3][t];
@@ -221,13 +224,12 @@ void dcnv3_forward(const Geometry& g, const T* input, const T* offset, const T* 
   Taps<Real<T>> taps(g, g.groups);
   const std::vector<T> spare(channels, T(0));
   for (int64_t p = begin; p < end; ++p) {
-    const int64_t image = p / (g.out_h * g.out_w);
+    const Image<const T> image{input + p / (g.out_h * g.out_w) * g.h * g.w * channels, spare.data(), channels};
     taps.read(offset + p * g.offset_stride, mask + p * g.mask_stride, g.softmax);
-    taps.template place<false>(g, p / g.out_w % g.out_h, p % g.out_w, input + image * g.h * g.w * channels,
-                               spare.data());
+    taps.template locate_points<false>(g, p / g.out_w % g.out_h, p % g.out_w);
     for (int64_t group = 0; group < g.groups; ++group) {
       const int64_t c = group * g.group_channels;
-      gather_group(taps, group * taps.per_group, c, g.group_channels, output + p * channels + c);
+      gather_group(taps, group * taps.per_group, image, c, g.group_channels, output + p * channels + c);
     }
   }
 }
@@ -235,16 +237,17 @@ void dcnv3_forward(const Geometry& g, const T* input, const T* offset, const T* 
 // For the tap t of one group: adds grad x corner weight to the neighbours' gradient, and takes the dot product of grad
 // with each neighbour. `vectors` whole vectors of channels where it is known at compile time, else 0.
 template <int vectors, typename T, typename R>
-INTERNIMAGE_INLINE void scatter_tap(const Taps<R>& taps, int64_t t, int64_t c, int64_t count, const R* grad) {
+INTERNIMAGE_INLINE void scatter_tap(const Taps<R>& taps, int64_t t, Image<const T> image, Image<R> grad_image, int64_t c,
+                                    int64_t count, const R* grad) {
   using V = typename Taps<R>::V;
   constexpr int lanes = Simd<R>::lanes;
-  const T* const pixel = reinterpret_cast<const T*>(taps.address[t]) + c;
-  R* const grad_pixel = reinterpret_cast<R*>(taps.grad_address[t]) + c;
+  const T* const pixel = image[taps.place[t]] + c;
+  R* const grad_pixel = grad_image[taps.place[t]] + c;
   const int64_t whole = vectors ? vectors * lanes : count / lanes * lanes;
   V sum[4] = {};
   R rest[4] = {};
   for (int i = 0; i < 4; ++i) {
-    const int64_t at = (i & 2 ? taps.step_y[t] : 0) + (i & 1 ? taps.step_x[t] : 0);
+    const int64_t at = int64_t(i & 2 ? taps.step_y[t] : 0) + (i & 1 ? taps.step_x[t] : 0);
     const R weight = taps.corner[i][t];
     for (int64_t v = 0; v < whole; v += lanes) {
       const V g = load<V>(grad + v);
@@ -266,10 +269,11 @@ INTERNIMAGE_INLINE void scatter_tap(const Taps<R>& taps, int64_t t, int64_t c, i
 }
 
 template <typename T, typename R>
-void scatter_group(const Taps<R>& taps, int64_t first, int64_t c, int64_t count, const R* grad) {
+void scatter_group(const Taps<R>& taps, int64_t first, Image<const T> image, Image<R> grad_image, int64_t c,
+                   int64_t count, const R* grad) {
   const auto each_tap = [&](auto vectors) {
     for (int64_t t = first; t < first + taps.per_group; ++t) {
-      scatter_tap<decltype(vectors)::value, T>(taps, t, c, count, grad);
+      scatter_tap<decltype(vectors)::value>(taps, t, image, grad_image, c, count, grad);
     }
   };
   constexpr int lanes = Simd<R>::lanes;
@@ -291,22 +295,23 @@ void dcnv3_backward(const Geometry& g, const T* grad_output, const T* input, con
   const std::vector<T> spare(channels, T(0));
   std::vector<R> grad_spare(channels), grad(channels);
   while (begin < end) {
-    const int64_t image = begin / g.groups, first_group = begin % g.groups;
+    const int64_t number = begin / g.groups, first_group = begin % g.groups;
     const int64_t groups = std::min(g.groups - first_group, end - begin);
     begin += groups;
     Taps<R> taps(g, groups);
     const int64_t first_channel = first_group * g.group_channels, first_tap = first_group * taps_per_group;
-    const int64_t image_start = image * g.h * g.w * channels + first_channel;
+    const int64_t image_start = number * g.h * g.w * channels + first_channel;
+    const Image<const T> image{input + image_start, spare.data(), channels};
+    const Image<R> grad_image{grad_input + image_start, grad_spare.data(), channels};
     for (int64_t q = 0; q < g.out_h; ++q) {
       for (int64_t r = 0; r < g.out_w; ++r) {
-        const int64_t p = (image * g.out_h + q) * g.out_w + r;
+        const int64_t p = (number * g.out_h + q) * g.out_w + r;
         taps.read(offset + p * g.offset_stride + 2 * first_tap, mask + p * g.mask_stride + first_tap, g.softmax);
-        taps.template place<true>(g, q, r, input + image_start, spare.data(), grad_input + image_start,
-                                  grad_spare.data());
+        taps.template locate_points<true>(g, q, r);
         Taps<R>::copy(grad_output + p * channels + first_channel, grad.data(), groups * g.group_channels);
         for (int64_t group = 0; group < groups; ++group) {
           const int64_t c = group * g.group_channels;
-          scatter_group<T>(taps, group * taps_per_group, c, g.group_channels, grad.data() + c);
+          scatter_group(taps, group * taps_per_group, image, grad_image, c, g.group_channels, grad.data() + c);
         }
         taps.finish_gradients(g);
         const int64_t at = p * g.groups * taps_per_group + first_tap;

@@ -20,16 +20,15 @@ typedef float float8 __attribute__((vector_size(32)));
 typedef double double4 __attribute__((vector_size(32)));
 typedef int32_t int8x32 __attribute__((vector_size(32)));
 typedef int32_t int4x32 __attribute__((vector_size(16)));
-typedef int64_t int8x64 __attribute__((vector_size(64)));
 typedef int64_t int4x64 __attribute__((vector_size(32)));
 typedef uint16_t ushort8 __attribute__((vector_size(16)));
 typedef uint32_t uint8x32 __attribute__((vector_size(32)));
 
 // GCC before 12 has no __builtin_shufflevector.
 #if defined(__clang__) || __GNUC__ >= 12
-#define INTERNIMAGE_SHUFFLE(type, index, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define INTERNIMAGE_SHUFFLE(index, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-#define INTERNIMAGE_SHUFFLE(type, index, a, b, ...) __builtin_shuffle(a, b, index{__VA_ARGS__})
+#define INTERNIMAGE_SHUFFLE(index, a, b, ...) __builtin_shuffle(a, b, index{__VA_ARGS__})
 #endif
 
 template <typename Real>
@@ -38,31 +37,31 @@ struct Simd;
 template <>
 struct Simd<float> {
   using Vector = float8;
-  using Int = int8x32;    // as many lanes, 32 bits each
-  using Long = int8x64;   // as many lanes, 64 bits each
+  using Int = int8x32;   // as many lanes, 32 bits each
+  using Mask = int8x32;  // of a comparison
   static constexpr int lanes = 8;
 
   static INTERNIMAGE_INLINE Vector even(Vector a, Vector b) {
-    return INTERNIMAGE_SHUFFLE(Vector, Int, a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+    return INTERNIMAGE_SHUFFLE(Mask, a, b, 0, 2, 4, 6, 8, 10, 12, 14);
   }
   static INTERNIMAGE_INLINE Vector odd(Vector a, Vector b) {
-    return INTERNIMAGE_SHUFFLE(Vector, Int, a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+    return INTERNIMAGE_SHUFFLE(Mask, a, b, 1, 3, 5, 7, 9, 11, 13, 15);
   }
   static INTERNIMAGE_INLINE Vector interleave_low(Vector a, Vector b) {
-    return INTERNIMAGE_SHUFFLE(Vector, Int, a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+    return INTERNIMAGE_SHUFFLE(Mask, a, b, 0, 8, 1, 9, 2, 10, 3, 11);
   }
   static INTERNIMAGE_INLINE Vector interleave_high(Vector a, Vector b) {
-    return INTERNIMAGE_SHUFFLE(Vector, Int, a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+    return INTERNIMAGE_SHUFFLE(Mask, a, b, 4, 12, 5, 13, 6, 14, 7, 15);
   }
   // Sums of the lanes of a, b, c and d.
   static INTERNIMAGE_INLINE void sums(Vector a, Vector b, Vector c, Vector d, float* out) {
     // Within each half of 128 bits: pairs, then quadruples, then the halves together.
-    const Vector ab = INTERNIMAGE_SHUFFLE(Vector, Int, a, b, 0, 8, 1, 9, 4, 12, 5, 13) +
-                      INTERNIMAGE_SHUFFLE(Vector, Int, a, b, 2, 10, 3, 11, 6, 14, 7, 15);
-    const Vector cd = INTERNIMAGE_SHUFFLE(Vector, Int, c, d, 0, 8, 1, 9, 4, 12, 5, 13) +
-                      INTERNIMAGE_SHUFFLE(Vector, Int, c, d, 2, 10, 3, 11, 6, 14, 7, 15);
-    const Vector sum = INTERNIMAGE_SHUFFLE(Vector, Int, ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) +
-                       INTERNIMAGE_SHUFFLE(Vector, Int, ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
+    const Vector ab = INTERNIMAGE_SHUFFLE(Mask, a, b, 0, 8, 1, 9, 4, 12, 5, 13) +
+                      INTERNIMAGE_SHUFFLE(Mask, a, b, 2, 10, 3, 11, 6, 14, 7, 15);
+    const Vector cd = INTERNIMAGE_SHUFFLE(Mask, c, d, 0, 8, 1, 9, 4, 12, 5, 13) +
+                      INTERNIMAGE_SHUFFLE(Mask, c, d, 2, 10, 3, 11, 6, 14, 7, 15);
+    const Vector sum = INTERNIMAGE_SHUFFLE(Mask, ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) +
+                       INTERNIMAGE_SHUFFLE(Mask, ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
     typedef float float4 __attribute__((vector_size(16)));
     float4 low, high;
     std::memcpy(&low, &sum, sizeof low);
@@ -76,28 +75,28 @@ template <>
 struct Simd<double> {
   using Vector = double4;
   using Int = int4x32;
-  using Long = int4x64;
+  using Mask = int4x64;
   static constexpr int lanes = 4;
 
   static INTERNIMAGE_INLINE Vector even(Vector a, Vector b) {
-    return INTERNIMAGE_SHUFFLE(Vector, Long, a, b, 0, 2, 4, 6);
+    return INTERNIMAGE_SHUFFLE(Mask, a, b, 0, 2, 4, 6);
   }
   static INTERNIMAGE_INLINE Vector odd(Vector a, Vector b) {
-    return INTERNIMAGE_SHUFFLE(Vector, Long, a, b, 1, 3, 5, 7);
+    return INTERNIMAGE_SHUFFLE(Mask, a, b, 1, 3, 5, 7);
   }
   static INTERNIMAGE_INLINE Vector interleave_low(Vector a, Vector b) {
-    return INTERNIMAGE_SHUFFLE(Vector, Long, a, b, 0, 4, 1, 5);
+    return INTERNIMAGE_SHUFFLE(Mask, a, b, 0, 4, 1, 5);
   }
   static INTERNIMAGE_INLINE Vector interleave_high(Vector a, Vector b) {
-    return INTERNIMAGE_SHUFFLE(Vector, Long, a, b, 2, 6, 3, 7);
+    return INTERNIMAGE_SHUFFLE(Mask, a, b, 2, 6, 3, 7);
   }
   static INTERNIMAGE_INLINE void sums(Vector a, Vector b, Vector c, Vector d, double* out) {
-    const Vector ab = INTERNIMAGE_SHUFFLE(Vector, Long, a, b, 0, 4, 2, 6) +
-                      INTERNIMAGE_SHUFFLE(Vector, Long, a, b, 1, 5, 3, 7);
-    const Vector cd = INTERNIMAGE_SHUFFLE(Vector, Long, c, d, 0, 4, 2, 6) +
-                      INTERNIMAGE_SHUFFLE(Vector, Long, c, d, 1, 5, 3, 7);
-    const Vector sum = INTERNIMAGE_SHUFFLE(Vector, Long, ab, cd, 0, 1, 4, 5) +
-                       INTERNIMAGE_SHUFFLE(Vector, Long, ab, cd, 2, 3, 6, 7);
+    const Vector ab = INTERNIMAGE_SHUFFLE(Mask, a, b, 0, 4, 2, 6) +
+                      INTERNIMAGE_SHUFFLE(Mask, a, b, 1, 5, 3, 7);
+    const Vector cd = INTERNIMAGE_SHUFFLE(Mask, c, d, 0, 4, 2, 6) +
+                      INTERNIMAGE_SHUFFLE(Mask, c, d, 1, 5, 3, 7);
+    const Vector sum = INTERNIMAGE_SHUFFLE(Mask, ab, cd, 0, 1, 4, 5) +
+                       INTERNIMAGE_SHUFFLE(Mask, ab, cd, 2, 3, 6, 7);
     std::memcpy(out, &sum, sizeof sum);
   }
 };
