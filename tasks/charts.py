@@ -60,7 +60,7 @@ def training_curve(losses: Sequence[float], accuracies: Sequence[float], title: 
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.spines["bottom"].set_color(LIGHT)
-    figure.get_layout_engine().set(wspace=0.08)
+        axes.margins(x=0.02)
     return figure
 
 
@@ -114,7 +114,7 @@ def sampling_figure(rows: Sequence[tuple[Image, Sequence[SamplingPoints]]], titl
         title: above the figure.
     """
     columns = max(len(points) for _, points in rows)
-    figure = _figure(2.75 * columns + 0.6, 2.95 * len(rows) + 1.0)
+    figure = _figure(2.7 * columns + 0.8, 2.7 * len(rows) + 1.0)
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     heaviest = max(float(panel.weights.max()) for _, panels in rows for panel in panels)
@@ -138,6 +138,8 @@ def sampling_figure(rows: Sequence[tuple[Image, Sequence[SamplingPoints]]], titl
 
 
 def _draw_points(axes: Axes, image: Image, panel: SamplingPoints, heaviest: float) -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
     height, width = image.shape[:2]
     pale = 255 - (255 - image.astype(np.float32)) * 0.45  # so that the dots stand out
     axes.imshow(pale.astype(np.uint8), interpolation="nearest", zorder=0)
@@ -149,24 +151,36 @@ def _draw_points(axes: Axes, image: Image, panel: SamplingPoints, heaviest: floa
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     for group in panel.points:
-        for start, end in zip(panel.grid, group, strict=True):
-            axes.plot([start[0], end[0]], [start[1], end[1]], color=GREY, linewidth=0.5, alpha=0.45, zorder=1)
-    axes.scatter(*panel.grid.T, s=26, marker="s", facecolors="none", edgecolors=INK, linewidths=1.1, zorder=2)
+        for (x0, y0), (x1, y1) in zip(panel.grid, group, strict=True):
+            if -margin < x1 < width + margin and -margin < y1 < height + margin:
+                axes.plot([x0, x1], [y0, y1], color=GREY, linewidth=0.6, alpha=0.45, zorder=1)
+    axes.scatter(
+        panel.grid[:, 0],
+        panel.grid[:, 1],
+        s=26,
+        marker="s",
+        facecolors="none",
+        edgecolors=INK,
+        linewidths=1.1,
+        zorder=2,
+    )
     points: NDArray[np.float64] = panel.points.reshape(-1, 2)
     weights = panel.weights.ravel()
     order = np.argsort(weights)  # heavy points lie on top
     dots = axes.scatter(
-        *points[order].T,
-        s=8 + 130 * weights[order] / heaviest,
+        points[order, 0],
+        points[order, 1],
+        s=10 + 130 * weights[order] / heaviest,
         c=weights[order],
-        cmap="YlOrRd",
+        cmap=LinearSegmentedColormap.from_list("weights", ["#ffd98a", "#f59f00", ORANGE, "#8f1d14"]),
         vmin=0,
         vmax=heaviest,
         edgecolors="white",
         linewidths=0.6,
         zorder=3,
     )
-    axes.scatter(*panel.location, s=150, marker="*", color=BLUE, edgecolors="white", linewidths=0.9, zorder=4)
+    x, y = panel.location
+    axes.scatter(x, y, s=150, marker="*", color=BLUE, edgecolors="white", linewidths=0.9, zorder=4)
     return dots
 
 

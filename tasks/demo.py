@@ -24,7 +24,7 @@ from internimage.tasks import charts
 from internimage.tasks.devices import add_device_argument, choose_device
 from internimage.tasks.images import Image
 from internimage.tasks.run_package import classify
-from internimage.tasks.sampling import trace_sampling
+from internimage.tasks.sampling import SamplingPoints, trace_sampling
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
@@ -122,7 +122,7 @@ class Digits:
 
 
 def load_digits(device: torch.device) -> Digits:
-    """Split the digits 80/20, the classes evenly and always alike, and enlarge them to SIZE pixels.
+    """Split the digits 80/20, the classes evenly and always alike; enlarge them, with a margin, to SIZE pixels.
 
     Raises:
         ImportError: scikit-learn is missing; the message has the command that installs it.
@@ -135,8 +135,8 @@ def load_digits(device: torch.device) -> Digits:
             'the digits come with scikit-learn, which is not installed; run: pip install "internimage[demo]"'
         ) from error
     raw = datasets.load_digits()
-    ink = F.interpolate(torch.tensor(raw.images, dtype=torch.float32)[:, None] / 16, (SIZE, SIZE), mode="bicubic")
-    ink = ink.clamp(0, 1)
+    framed = F.pad(torch.tensor(raw.images, dtype=torch.float32)[:, None] / 16, (1, 1, 1, 1))
+    ink = F.interpolate(framed, (SIZE, SIZE), mode="bicubic").clamp(0, 1)
     labels = torch.tensor(raw.target)
     train, test = (
         torch.as_tensor(part)
@@ -176,11 +176,11 @@ def train(model: InternImage, digits: Digits, epochs: int) -> History:
         for _ in range(epochs):
             model.train()
             losses = []
-            for chosen in torch.randperm(count).to(digits.train_images.device).split(BATCH_SIZE):
+            for chosen in torch.split(torch.randperm(count).to(digits.train_images.device), BATCH_SIZE):
                 logits = model(_augment(digits.train_images[chosen], digits.background))
                 loss = F.cross_entropy(logits, digits.train_labels[chosen], label_smoothing=0.1)
                 optimizer.zero_grad()
-                loss.backward()
+                torch.autograd.backward(loss)
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
                 optimizer.step()
                 schedule.step()
@@ -229,7 +229,7 @@ def draw(model: InternImage, digits: Digits, history: History, output: Path) -> 
     charts.save(sheet, output / "predictions.png")
 
     examples = [next((i for i in right if labels[i] == digit), 0) for digit in (3, 8)]
-    rows: list[tuple[Image, list[charts.SamplingPoints]]] = [
+    rows: list[tuple[Image, list[SamplingPoints]]] = [
         (digits.test_pictures[i], trace_sampling(model, digits.test_images[i], SIZE / 2, SIZE / 2)) for i in examples
     ]
     figure = charts.sampling_figure(rows, "Where one place of each stage looks: deformable convolution, learned")

@@ -1,4 +1,4 @@
-"""`python -m internimage.tasks.run_package PACKAGE IMAGES`: a process that has a package and knows nothing of its model.
+"""`python -m internimage.tasks.run_package PACKAGE IMAGES DEVICE BATCH_SIZE`: classify with nothing but a package.
 
 IMAGES is an .npz file with an array `images`. Each line on standard input is answered by a line of JSON: the labels of
 all images, and the seconds that it took. The demo runs it to compare a package with the model that it was made of.
@@ -21,7 +21,7 @@ def classify(model: Callable[[Tensor], Tensor], images: Tensor, batch_size: int)
     start = time.perf_counter()
     with torch.no_grad():
         # Moving the labels to the CPU waits for the device.
-        labels = [label for batch in images.split(batch_size) for label in model(batch).argmax(1).cpu().tolist()]
+        labels = [label for batch in torch.split(images, batch_size) for label in model(batch).argmax(1).cpu().tolist()]
     return labels, time.perf_counter() - start
 
 

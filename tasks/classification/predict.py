@@ -141,7 +141,8 @@ def find_images(arguments: Sequence[str]) -> list[str]:
             if not files:
                 raise ValueError(f"{argument}: the folder holds no picture ({', '.join(sorted(SUFFIXES))})")
         elif not path.exists() and glob.has_magic(argument):
-            files = sorted(name for name in glob.glob(argument, recursive=True) if Path(name).is_file())
+            matches = glob.iglob(argument, recursive=True)  # noqa: PTH207  (pathlib can't glob an absolute pattern)
+            files = sorted(name for name in matches if Path(name).is_file())
             if not files:
                 raise ValueError(f"{argument}: no file fits this wildcard")
         else:

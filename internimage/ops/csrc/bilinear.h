@@ -27,8 +27,8 @@ struct BilinearCell {
   Real y0, x0;           // integral; a point outside the window, or NaN, is moved to the pixel (0, 0)
   Real ly, lx;           // fractional parts in [0, 1): weights of the higher row and column
   Mask in_window;        // inside the open window (-1, H) x (-1, W); elsewhere the point contributes nothing
-  Mask row0, row1;       // the row lies in the image (zero padding) and the point in the window
-  Mask column0, column1; // the column lies in the image
+  Mask row0, row1;       // the row lies in the image (elsewhere is zero padding), and the point in the window
+  Mask column0, column1; // likewise
 };
 
 // Locates the point (y, x), in pixels with integers at pixel centres, in an image of height x width pixels.
@@ -47,8 +47,8 @@ INTERNIMAGE_HOST_DEVICE BilinearCell<Real> locate(Real y, Real x, Real height, R
   cell.lx = x - cell.x0;
   cell.row0 = (cell.y0 >= zero) & cell.in_window;
   cell.row1 = (cell.y0 < height - one) & cell.in_window;
-  cell.column0 = cell.x0 >= zero;
-  cell.column1 = cell.x0 < width - one;
+  cell.column0 = (cell.x0 >= zero) & cell.in_window;
+  cell.column1 = (cell.x0 < width - one) & cell.in_window;
   return cell;
 }
 

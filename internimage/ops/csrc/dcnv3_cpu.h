@@ -21,6 +21,28 @@ namespace internimage {
 template <typename T>
 using Real = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
+// What the gather must know of a vector's worth of taps. One tap's numbers lie at fixed distances from each other, so
+// that a single register addresses them.
+template <typename R>
+struct alignas(64) Neighbours {
+  static constexpr int lanes = Simd<R>::lanes;
+
+  R corner[4][lanes];     // what the upper left, upper right, lower left and lower right neighbours count
+  int32_t place[lanes];   // number of the upper left one among the image's pixels; -1: outside the window
+  int32_t step_y[lanes];  // elements from there to the lower and to the right neighbour; 0 at an edge
+  int32_t step_x[lanes];
+};
+
+// What the backward pass needs besides.
+template <typename R>
+struct Factors {
+  using V = typename Simd<R>::Vector;
+
+  V weight_y[2], weight_x[2];              // whose products are the corners' weights, without the mask
+  V row[2], column[2];                     // 1 where they exist, else 0
+  R dot[4 * Simd<R>::lanes];               // a tap's four sums over channels, one for each corner
+};
+
 // The sampling points of one output pixel, group after group, as arrays that end on a whole vector; one per thread.
 template <typename R>
 struct Taps {
@@ -29,31 +51,24 @@ struct Taps {
   using Int = typename S::Int;
 
   const int64_t per_group, points, size;
-  std::vector<R> memory;
-  std::vector<int32_t> places;
-  R *grid_y, *grid_x;       // places on the regular grid
-  R *offset;                // x, y, x, y, ...; in the backward pass then their gradients
-  R *weight;                // mask, after softmax where asked for
-  R *corner[4];             // what upper left, upper right, lower left and lower right neighbours count
-  R *weight_y[2], *weight_x[2], *row[2], *column[2];  // factors of the corners, and 1 where they exist, else 0
-  R *dot;                   // four sums over channels a tap, one for each corner
-  R *grad_weight;
-  int32_t *place;            // number of the upper left neighbour among the image's pixels; -1: outside the window
-  int32_t *step_y, *step_x;  // elements from there to the lower and to the right neighbour; 0 at an edge
+  std::vector<Neighbours<R>> neighbours;
+  std::vector<Factors<R>> factors;
+  std::vector<R> grid_y, grid_x;  // places on the regular grid
+  std::vector<R> offset;          // x, y, x, y, ...; in the backward pass then their gradients
+  std::vector<R> weight;          // mask, after softmax where asked for
+  std::vector<R> grad_weight;
 
   Taps(const Geometry& g, int64_t groups)
       : per_group(g.taps()),
         points(groups * per_group),
         size((points + S::lanes - 1) / S::lanes * S::lanes),
-        memory(23 * size),
-        places(3 * size) {
-    R* next = memory.data();
-    const auto take = [&](int64_t count = 1) { return std::exchange(next, next + count * size); };
-    grid_y = take(), grid_x = take(), offset = take(2), weight = take();
-    for (R*& array : corner) array = take();
-    for (auto pair : {weight_y, weight_x, row, column}) pair[0] = take(), pair[1] = take();
-    dot = take(4), grad_weight = take();
-    place = places.data(), step_y = place + size, step_x = place + 2 * size;
+        neighbours(size / S::lanes),
+        factors(size / S::lanes),
+        grid_y(size),
+        grid_x(size),
+        offset(2 * size),
+        weight(size),
+        grad_weight(size) {
     for (int64_t t = 0; t < size; ++t) {
       int64_t tap = t % per_group;  // x is the outer loop
       if (g.remove_center && tap >= g.kernel_w / 2 * g.kernel_h + g.kernel_h / 2) ++tap;
@@ -68,8 +83,8 @@ struct Taps {
   // Reads a pixel's offsets and mask (or logits).
   template <typename T>
   void read(const T* offset_of_pixel, const T* mask_of_pixel, bool softmax) {
-    copy(offset_of_pixel, offset, 2 * points);
-    copy(mask_of_pixel, weight, points);
+    copy(offset_of_pixel, offset.data(), 2 * points);
+    copy(mask_of_pixel, weight.data(), points);
     if (softmax) normalise();
   }
 
@@ -81,13 +96,13 @@ struct Taps {
   }
 
   void normalise() {
-    for (R* w = weight; w < weight + points; w += per_group) {
+    for (R* w = weight.data(); w < weight.data() + points; w += per_group) {
       R highest = w[0];
       for (int64_t k = 1; k < per_group; ++k) highest = w[k] > highest ? w[k] : highest;
       for (int64_t k = 0; k < per_group; ++k) w[k] -= highest;
     }
-    for (int64_t t = 0; t < size; t += S::lanes) store(weight + t, exp_of(load<V>(weight + t)));
-    for (R* w = weight; w < weight + points; w += per_group) {
+    for (int64_t t = 0; t < size; t += S::lanes) store(&weight[t], exp_of(load<V>(&weight[t])));
+    for (R* w = weight.data(); w < weight.data() + points; w += per_group) {
       R sum = 0;
       for (int64_t k = 0; k < per_group; ++k) sum += w[k];
       const R scale = 1 / sum;
@@ -104,27 +119,28 @@ struct Taps {
     const V base_x = zero + R(out_x * g.stride_w - g.pad_w + anchor_x(g));
     const int32_t channels = int32_t(g.channels()), row_step = int32_t(g.w * g.channels());
     for (int64_t t = 0; t < size; t += S::lanes) {
-      const V o0 = load<V>(offset + 2 * t), o1 = load<V>(offset + 2 * t + S::lanes);
-      const V y = base_y + scale * (load<V>(grid_y + t) + S::odd(o0, o1));
-      const V x = base_x + scale * (load<V>(grid_x + t) + S::even(o0, o1));
+      const V o0 = load<V>(&offset[2 * t]), o1 = load<V>(&offset[2 * t + S::lanes]);
+      const V y = base_y + scale * (load<V>(&grid_y[t]) + S::odd(o0, o1));
+      const V x = base_x + scale * (load<V>(&grid_x[t]) + S::even(o0, o1));
       const BilinearCell<V> cell = locate(y, x, height, width);
       const V wy0 = cell.row0 ? one - cell.ly : zero, wy1 = cell.row1 ? cell.ly : zero;
       const V wx0 = cell.column0 ? one - cell.lx : zero, wx1 = cell.column1 ? cell.lx : zero;
-      const V w = load<V>(weight + t);
+      const V w = load<V>(&weight[t]);
       const V upper = w * wy0, lower = w * wy1;
-      store(corner[0] + t, upper * wx0), store(corner[1] + t, upper * wx1);
-      store(corner[2] + t, lower * wx0), store(corner[3] + t, lower * wx1);
+      Neighbours<R>& n = neighbours[t / S::lanes];
+      store(n.corner[0], upper * wx0), store(n.corner[1], upper * wx1);
+      store(n.corner[2], lower * wx0), store(n.corner[3], lower * wx1);
       const auto lanes32 = [](auto mask) { return __builtin_convertvector(mask, Int); };
       const Int iy = __builtin_convertvector(cell.y0 > zero ? cell.y0 : zero, Int);
       const Int ix = __builtin_convertvector(cell.x0 > zero ? cell.x0 : zero, Int);
-      store(place + t, (iy * int32_t(g.w) + ix) | ~lanes32(cell.in_window));
-      store(step_y + t, lanes32(cell.row0 & cell.row1) & row_step);
-      store(step_x + t, lanes32(cell.column0 & cell.column1) & channels);
+      store(n.place, (iy * int32_t(g.w) + ix) | ~lanes32(cell.in_window));
+      store(n.step_y, lanes32(cell.row0 & cell.row1) & row_step);
+      store(n.step_x, lanes32(cell.column0 & cell.column1) & channels);
       if constexpr (keep_factors) {
-        store(weight_y[0] + t, wy0), store(weight_y[1] + t, wy1);
-        store(weight_x[0] + t, wx0), store(weight_x[1] + t, wx1);
-        store(row[0] + t, cell.row0 ? one : zero), store(row[1] + t, cell.row1 ? one : zero);
-        store(column[0] + t, cell.column0 ? one : zero), store(column[1] + t, cell.column1 ? one : zero);
+        Factors<R>& f = factors[t / S::lanes];
+        f.weight_y[0] = wy0, f.weight_y[1] = wy1, f.weight_x[0] = wx0, f.weight_x[1] = wx1;
+        f.row[0] = cell.row0 ? one : zero, f.row[1] = cell.row1 ? one : zero;
+        f.column[0] = cell.column0 ? one : zero, f.column[1] = cell.column1 ? one : zero;
       }
     }
   }
@@ -132,21 +148,21 @@ struct Taps {
   // From the dots: the gradients of mask (or logits) and of offset, the latter in place of the offsets.
   void finish_gradients(const Geometry& g) {
     for (int64_t t = 0; t < size; t += S::lanes) {
-      const V a = load<V>(dot + 4 * t), b = load<V>(dot + 4 * t + S::lanes);
-      const V c = load<V>(dot + 4 * t + 2 * S::lanes), d = load<V>(dot + 4 * t + 3 * S::lanes);
+      const Factors<R>& f = factors[t / S::lanes];
+      const V a = load<V>(f.dot), b = load<V>(f.dot + S::lanes);
+      const V c = load<V>(f.dot + 2 * S::lanes), d = load<V>(f.dot + 3 * S::lanes);
       const V even_ab = S::even(a, b), odd_ab = S::odd(a, b), even_cd = S::even(c, d), odd_cd = S::odd(c, d);
       const V d00 = S::even(even_ab, even_cd), d10 = S::odd(even_ab, even_cd);
       const V d01 = S::even(odd_ab, odd_cd), d11 = S::odd(odd_ab, odd_cd);
-      const V wy0 = load<V>(weight_y[0] + t), wy1 = load<V>(weight_y[1] + t);
-      const V wx0 = load<V>(weight_x[0] + t), wx1 = load<V>(weight_x[1] + t);
-      const V row0 = load<V>(row[0] + t), row1 = load<V>(row[1] + t);
-      const V column0 = load<V>(column[0] + t), column1 = load<V>(column[1] + t);
-      const V scaled = load<V>(weight + t) * R(g.offset_scale);
-      store(grad_weight + t, wy0 * (wx0 * d00 + wx1 * d01) + wy1 * (wx0 * d10 + wx1 * d11));
-      const V x = scaled * (wy0 * (column1 * d01 - column0 * d00) + wy1 * (column1 * d11 - column0 * d10));
-      const V y = scaled * (wx0 * (row1 * d10 - row0 * d00) + wx1 * (row1 * d11 - row0 * d01));
-      store(offset + 2 * t, S::interleave_low(x, y));
-      store(offset + 2 * t + S::lanes, S::interleave_high(x, y));
+      const V upper = f.weight_x[0] * d00 + f.weight_x[1] * d01, lower = f.weight_x[0] * d10 + f.weight_x[1] * d11;
+      store(&grad_weight[t], f.weight_y[0] * upper + f.weight_y[1] * lower);
+      const V scaled = load<V>(&weight[t]) * R(g.offset_scale);
+      const V x = scaled * (f.weight_y[0] * (f.column[1] * d01 - f.column[0] * d00) +
+                            f.weight_y[1] * (f.column[1] * d11 - f.column[0] * d10));
+      const V y = scaled * (f.weight_x[0] * (f.row[1] * d10 - f.row[0] * d00) +
+                            f.weight_x[1] * (f.row[1] * d11 - f.row[0] * d01));
+      store(&offset[2 * t], S::interleave_low(x, y));
+      store(&offset[2 * t + S::lanes], S::interleave_high(x, y));
     }
     if (!g.softmax) return;
     for (int64_t first = 0; first < points; first += per_group) {
@@ -157,14 +173,24 @@ struct Taps {
   }
 };
 
-// Where the pixels of an image begin, and what stands in for one where a point lies outside: as many channels, zero.
+// Finds the pixels of an image, and for a point outside a spare one: as many channels, all zero.
 template <typename T>
-struct Image {
-  T* first;
-  T* spare;
-  int64_t channels;
+class Image {
+ public:
+  Image(T* first, T* spare, int64_t channels)
+      : first_(reinterpret_cast<intptr_t>(first)),
+        to_spare_(reinterpret_cast<intptr_t>(spare) - first_),
+        pixel_(channels * int64_t(sizeof(T))) {}
 
-  INTERNIMAGE_INLINE T* operator[](int32_t place) const { return place < 0 ? spare : first + place * channels; }
+  // Without a branch: at the image's border nobody could predict it.
+  INTERNIMAGE_INLINE T* operator[](int32_t place) const {
+    const int64_t outside = place >> 31;  // all bits or none
+    return reinterpret_cast<T*>(first_ + ((place * pixel_ & ~outside) | (to_spare_ & outside)));
+  }
+
+ private:
+  intptr_t first_;
+  int64_t to_spare_, pixel_;
 };
 
 // Sums `vectors` vectors of channels, from channel c on, over the taps [first, first + per_group).
@@ -175,13 +201,13 @@ INTERNIMAGE_INLINE void gather_channels(const Taps<Real<T>>& taps, int64_t first
   constexpr int lanes = Simd<Real<T>>::lanes;
   constexpr int chains = vectors <= 2 ? 4 : 2;  // independent sums, for the latency of an addition
   V sum[chains][vectors] = {};
-  for (int64_t t = first; t < first + taps.per_group; ++t) {
-    const T* const pixel = image[taps.place[t]] + c;
+  for (size_t t = first, end = first + taps.per_group; t < end; ++t) {
+    const Neighbours<Real<T>>& n = taps.neighbours[t / lanes];
+    const size_t k = t % lanes;
+    const T* const pixel = image[n.place[k]] + c;
     for (int i = 0; i < 4; ++i) {
-      const T* const neighbour = pixel + (i & 2 ? taps.step_y[t] : 0) + (i & 1 ? taps.step_x[t] : 0);
-      for (int v = 0; v < vectors; ++v) {
-        sum[i % chains][v] += load<V>(neighbour + v * lanes) * taps.corner[i][t];
-      }
+      const T* const neighbour = pixel + (i & 2 ? n.step_y[k] : 0) + (i & 1 ? n.step_x[k] : 0);
+      for (int v = 0; v < vectors; ++v) sum[i % chains][v] += load<V>(neighbour + v * lanes) * n.corner[i][k];
     }
   }
   for (int v = 0; v < vectors; ++v) {
@@ -206,11 +232,13 @@ void gather_group(const Taps<Real<T>>& taps, int64_t first, Image<const T> image
   }
   for (; c < end; ++c) {
     Real<T> sum = 0;
-    for (int64_t t = first; t < first + taps.per_group; ++t) {
-      const T* const pixel = image[taps.place[t]] + c;
-      sum += Real<T>(pixel[0]) * taps.corner[0][t] + Real<T>(pixel[taps.step_x[t]]) * taps.corner[1][t] +
-             Real<T>(pixel[taps.step_y[t]]) * taps.corner[2][t] +
-             Real<T>(pixel[taps.step_y[t] + taps.step_x[t]]) * taps.corner[3][t];
+    for (size_t t = first, last = first + taps.per_group; t < last; ++t) {
+      const Neighbours<Real<T>>& n = taps.neighbours[t / lanes];
+      const size_t k = t % lanes;
+      const T* const pixel = image[n.place[k]] + c;
+      sum += Real<T>(pixel[0]) * n.corner[0][k] + Real<T>(pixel[n.step_x[k]]) * n.corner[1][k] +
+             Real<T>(pixel[n.step_y[k]]) * n.corner[2][k] +
+             Real<T>(pixel[int64_t(n.step_y[k]) + n.step_x[k]]) * n.corner[3][k];
     }
     *output++ = T(sum);
   }
@@ -224,7 +252,7 @@ void dcnv3_forward(const Geometry& g, const T* input, const T* offset, const T* 
   Taps<Real<T>> taps(g, g.groups);
   const std::vector<T> spare(channels, T(0));
   for (int64_t p = begin; p < end; ++p) {
-    const Image<const T> image{input + p / (g.out_h * g.out_w) * g.h * g.w * channels, spare.data(), channels};
+    const Image<const T> image(input + p / (g.out_h * g.out_w) * g.h * g.w * channels, spare.data(), channels);
     taps.read(offset + p * g.offset_stride, mask + p * g.mask_stride, g.softmax);
     taps.template locate_points<false>(g, p / g.out_w % g.out_h, p % g.out_w);
     for (int64_t group = 0; group < g.groups; ++group) {
@@ -237,31 +265,33 @@ void dcnv3_forward(const Geometry& g, const T* input, const T* offset, const T* 
 // For the tap t of one group: adds grad x corner weight to the neighbours' gradient, and takes the dot product of grad
 // with each neighbour. `vectors` whole vectors of channels where it is known at compile time, else 0.
 template <int vectors, typename T, typename R>
-INTERNIMAGE_INLINE void scatter_tap(const Taps<R>& taps, int64_t t, Image<const T> image, Image<R> grad_image, int64_t c,
+INTERNIMAGE_INLINE void scatter_tap(Taps<R>& taps, size_t t, Image<const T> image, Image<R> grad_image, int64_t c,
                                     int64_t count, const R* grad) {
   using V = typename Taps<R>::V;
   constexpr int lanes = Simd<R>::lanes;
-  const T* const pixel = image[taps.place[t]] + c;
-  R* const grad_pixel = grad_image[taps.place[t]] + c;
+  const Neighbours<R>& n = taps.neighbours[t / lanes];
+  const size_t k = t % lanes;
+  const T* const pixel = image[n.place[k]] + c;
+  R* const grad_pixel = grad_image[n.place[k]] + c;
   const int64_t whole = vectors ? vectors * lanes : count / lanes * lanes;
   V sum[4] = {};
   R rest[4] = {};
   for (int i = 0; i < 4; ++i) {
-    const int64_t at = int64_t(i & 2 ? taps.step_y[t] : 0) + (i & 1 ? taps.step_x[t] : 0);
-    const R weight = taps.corner[i][t];
+    const int64_t at = int64_t(i & 2 ? n.step_y[k] : 0) + (i & 1 ? n.step_x[k] : 0);
+    const R weight = n.corner[i][k];
     for (int64_t v = 0; v < whole; v += lanes) {
       const V g = load<V>(grad + v);
       sum[i] += g * load<V>(pixel + at + v);
       store(grad_pixel + at + v, load<V>(grad_pixel + at + v) + g * weight);
     }
     if constexpr (vectors == 0) {
-      for (int64_t k = whole; k < count; ++k) {
-        rest[i] += grad[k] * R(pixel[at + k]);
-        grad_pixel[at + k] += grad[k] * weight;
+      for (int64_t j = whole; j < count; ++j) {
+        rest[i] += grad[j] * R(pixel[at + j]);
+        grad_pixel[at + j] += grad[j] * weight;
       }
     }
   }
-  R* const dot = taps.dot + 4 * t;
+  R* const dot = taps.factors[t / lanes].dot + 4 * k;
   Simd<R>::sums(sum[0], sum[1], sum[2], sum[3], dot);
   if constexpr (vectors == 0) {
     for (int i = 0; i < 4; ++i) dot[i] += rest[i];
@@ -269,10 +299,10 @@ INTERNIMAGE_INLINE void scatter_tap(const Taps<R>& taps, int64_t t, Image<const 
 }
 
 template <typename T, typename R>
-void scatter_group(const Taps<R>& taps, int64_t first, Image<const T> image, Image<R> grad_image, int64_t c,
+void scatter_group(Taps<R>& taps, int64_t first, Image<const T> image, Image<R> grad_image, int64_t c,
                    int64_t count, const R* grad) {
   const auto each_tap = [&](auto vectors) {
-    for (int64_t t = first; t < first + taps.per_group; ++t) {
+    for (size_t t = first, end = first + taps.per_group; t < end; ++t) {
       scatter_tap<decltype(vectors)::value>(taps, t, image, grad_image, c, count, grad);
     }
   };
@@ -301,8 +331,8 @@ void dcnv3_backward(const Geometry& g, const T* grad_output, const T* input, con
     Taps<R> taps(g, groups);
     const int64_t first_channel = first_group * g.group_channels, first_tap = first_group * taps_per_group;
     const int64_t image_start = number * g.h * g.w * channels + first_channel;
-    const Image<const T> image{input + image_start, spare.data(), channels};
-    const Image<R> grad_image{grad_input + image_start, grad_spare.data(), channels};
+    const Image<const T> image(input + image_start, spare.data(), channels);
+    const Image<R> grad_image(grad_input + image_start, grad_spare.data(), channels);
     for (int64_t q = 0; q < g.out_h; ++q) {
       for (int64_t r = 0; r < g.out_w; ++r) {
         const int64_t p = (number * g.out_h + q) * g.out_w + r;
@@ -315,8 +345,8 @@ void dcnv3_backward(const Geometry& g, const T* grad_output, const T* input, con
         }
         taps.finish_gradients(g);
         const int64_t at = p * g.groups * taps_per_group + first_tap;
-        Taps<R>::copy(taps.offset, grad_offset + 2 * at, 2 * taps.points);
-        Taps<R>::copy(taps.grad_weight, grad_mask + at, taps.points);
+        Taps<R>::copy(taps.offset.data(), grad_offset + 2 * at, 2 * taps.points);
+        Taps<R>::copy(taps.grad_weight.data(), grad_mask + at, taps.points);
       }
     }
   }
