@@ -188,15 +188,21 @@ class Image {
     return reinterpret_cast<T*>(first_ + ((place * pixel_ & ~outside) | (to_spare_ & outside)));
   }
 
+  // The same from channel c on.
+  Image from_channel(int64_t c) const {
+    Image other = *this;
+    other.first_ += c * int64_t(sizeof(T));
+    return other;
+  }
+
  private:
   intptr_t first_;
   int64_t to_spare_, pixel_;
 };
 
-// Sums `vectors` vectors of channels, from channel c on, over the taps [first, first + per_group).
+// Sums the first `vectors` vectors of channels over the taps [first, first + per_group).
 template <int vectors, typename T>
-INTERNIMAGE_INLINE void gather_channels(const Taps<Real<T>>& taps, int64_t first, Image<const T> image, int64_t c,
-                                        T* output) {
+INTERNIMAGE_INLINE void gather_channels(const Taps<Real<T>>& taps, int64_t first, Image<const T> image, T* output) {
   using V = typename Taps<Real<T>>::V;
   constexpr int lanes = Simd<Real<T>>::lanes;
   constexpr int chains = vectors <= 2 ? 4 : 2;  // independent sums, for the latency of an addition
@@ -204,9 +210,10 @@ INTERNIMAGE_INLINE void gather_channels(const Taps<Real<T>>& taps, int64_t first
   for (size_t t = first, end = first + taps.per_group; t < end; ++t) {
     const Neighbours<Real<T>>& n = taps.neighbours[t / lanes];
     const size_t k = t % lanes;
-    const T* const pixel = image[n.place[k]] + c;
+    const T* const pixel = image[n.place[k]];
+    const int64_t step_y = n.step_y[k], step_x = n.step_x[k];
     for (int i = 0; i < 4; ++i) {
-      const T* const neighbour = pixel + (i & 2 ? n.step_y[k] : 0) + (i & 1 ? n.step_x[k] : 0);
+      const T* const neighbour = pixel + (i & 2 ? step_y : 0) + (i & 1 ? step_x : 0);
       for (int v = 0; v < vectors; ++v) sum[i % chains][v] += load<V>(neighbour + v * lanes) * n.corner[i][k];
     }
   }
@@ -217,30 +224,31 @@ INTERNIMAGE_INLINE void gather_channels(const Taps<Real<T>>& taps, int64_t first
   }
 }
 
+// The same for all channels of a group, to which `image` has been moved.
 template <typename T>
-void gather_group(const Taps<Real<T>>& taps, int64_t first, Image<const T> image, int64_t c, int64_t count, T* output) {
+void gather_group(const Taps<Real<T>>& taps, int64_t first, const Image<const T>& image, int64_t count, T* output) {
   constexpr int lanes = Simd<Real<T>>::lanes;
-  const int64_t end = c + count;
-  for (; c + 4 * lanes <= end; c += 4 * lanes, output += 4 * lanes) gather_channels<4>(taps, first, image, c, output);
-  if (c + 2 * lanes <= end) {
-    gather_channels<2>(taps, first, image, c, output);
-    c += 2 * lanes, output += 2 * lanes;
+  int64_t c = 0;
+  for (; c + 4 * lanes <= count; c += 4 * lanes) gather_channels<4>(taps, first, image.from_channel(c), output + c);
+  if (c + 2 * lanes <= count) {
+    gather_channels<2>(taps, first, image.from_channel(c), output + c);
+    c += 2 * lanes;
   }
-  if (c + lanes <= end) {
-    gather_channels<1>(taps, first, image, c, output);
-    c += lanes, output += lanes;
+  if (c + lanes <= count) {
+    gather_channels<1>(taps, first, image.from_channel(c), output + c);
+    c += lanes;
   }
-  for (; c < end; ++c) {
+  for (; c < count; ++c) {
     Real<T> sum = 0;
-    for (size_t t = first, last = first + taps.per_group; t < last; ++t) {
+    for (size_t t = first, end = first + taps.per_group; t < end; ++t) {
       const Neighbours<Real<T>>& n = taps.neighbours[t / lanes];
       const size_t k = t % lanes;
       const T* const pixel = image[n.place[k]] + c;
-      sum += Real<T>(pixel[0]) * n.corner[0][k] + Real<T>(pixel[n.step_x[k]]) * n.corner[1][k] +
-             Real<T>(pixel[n.step_y[k]]) * n.corner[2][k] +
-             Real<T>(pixel[int64_t(n.step_y[k]) + n.step_x[k]]) * n.corner[3][k];
+      const int64_t step_y = n.step_y[k], step_x = n.step_x[k];
+      sum += Real<T>(pixel[0]) * n.corner[0][k] + Real<T>(pixel[step_x]) * n.corner[1][k] +
+             Real<T>(pixel[step_y]) * n.corner[2][k] + Real<T>(pixel[step_y + step_x]) * n.corner[3][k];
     }
-    *output++ = T(sum);
+    output[c] = T(sum);
   }
 }
 
@@ -257,7 +265,7 @@ void dcnv3_forward(const Geometry& g, const T* input, const T* offset, const T* 
     taps.template locate_points<false>(g, p / g.out_w % g.out_h, p % g.out_w);
     for (int64_t group = 0; group < g.groups; ++group) {
       const int64_t c = group * g.group_channels;
-      gather_group(taps, group * taps.per_group, image, c, g.group_channels, output + p * channels + c);
+      gather_group(taps, group * taps.per_group, image.from_channel(c), g.group_channels, output + p * channels + c);
     }
   }
 }
@@ -265,19 +273,20 @@ void dcnv3_forward(const Geometry& g, const T* input, const T* offset, const T* 
 // For the tap t of one group: adds grad x corner weight to the neighbours' gradient, and takes the dot product of grad
 // with each neighbour. `vectors` whole vectors of channels where it is known at compile time, else 0.
 template <int vectors, typename T, typename R>
-INTERNIMAGE_INLINE void scatter_tap(Taps<R>& taps, size_t t, Image<const T> image, Image<R> grad_image, int64_t c,
-                                    int64_t count, const R* grad) {
+INTERNIMAGE_INLINE void scatter_tap(Taps<R>& taps, size_t t, const Image<const T>& image,
+                                    const Image<R>& grad_image, int64_t count, const R* grad) {
   using V = typename Taps<R>::V;
   constexpr int lanes = Simd<R>::lanes;
   const Neighbours<R>& n = taps.neighbours[t / lanes];
   const size_t k = t % lanes;
-  const T* const pixel = image[n.place[k]] + c;
-  R* const grad_pixel = grad_image[n.place[k]] + c;
+  const T* const pixel = image[n.place[k]];
+  R* const grad_pixel = grad_image[n.place[k]];
+  const int64_t step_y = n.step_y[k], step_x = n.step_x[k];
   const int64_t whole = vectors ? vectors * lanes : count / lanes * lanes;
   V sum[4] = {};
   R rest[4] = {};
   for (int i = 0; i < 4; ++i) {
-    const int64_t at = int64_t(i & 2 ? n.step_y[k] : 0) + (i & 1 ? n.step_x[k] : 0);
+    const int64_t at = (i & 2 ? step_y : 0) + (i & 1 ? step_x : 0);
     const R weight = n.corner[i][k];
     for (int64_t v = 0; v < whole; v += lanes) {
       const V g = load<V>(grad + v);
@@ -299,11 +308,11 @@ INTERNIMAGE_INLINE void scatter_tap(Taps<R>& taps, size_t t, Image<const T> imag
 }
 
 template <typename T, typename R>
-void scatter_group(Taps<R>& taps, int64_t first, Image<const T> image, Image<R> grad_image, int64_t c,
+void scatter_group(Taps<R>& taps, int64_t first, const Image<const T>& image, const Image<R>& grad_image,
                    int64_t count, const R* grad) {
   const auto each_tap = [&](auto vectors) {
     for (size_t t = first, end = first + taps.per_group; t < end; ++t) {
-      scatter_tap<decltype(vectors)::value>(taps, t, image, grad_image, c, count, grad);
+      scatter_tap<decltype(vectors)::value>(taps, t, image, grad_image, count, grad);
     }
   };
   constexpr int lanes = Simd<R>::lanes;
@@ -341,7 +350,8 @@ void dcnv3_backward(const Geometry& g, const T* grad_output, const T* input, con
         Taps<R>::copy(grad_output + p * channels + first_channel, grad.data(), groups * g.group_channels);
         for (int64_t group = 0; group < groups; ++group) {
           const int64_t c = group * g.group_channels;
-          scatter_group(taps, group * taps_per_group, image, grad_image, c, g.group_channels, grad.data() + c);
+          scatter_group(taps, group * taps_per_group, image.from_channel(c), grad_image.from_channel(c), g.group_channels,
+                        grad.data() + c);
         }
         taps.finish_gradients(g);
         const int64_t at = p * g.groups * taps_per_group + first_tap;
