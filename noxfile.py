@@ -12,7 +12,7 @@ OLDEST_TORCH = "torch==2.13.0"
 def demo(session: nox.Session) -> None:
     """Train on handwritten digits, predict, compile, deploy; pictures and figures go to demo/."""
     session.install(".[demo]", OLDEST_TORCH)
-    session.run("internimage", "demo", *session.posargs)
+    session.run("internimage", "demo", "--output", "demo", *session.posargs)
 
 
 @nox.session

@@ -10,6 +10,7 @@ The operator DCNv3 is not inside the file: it is called by name, and `load_packa
 from __future__ import annotations
 
 import json
+import warnings
 import zipfile
 from dataclasses import asdict, dataclass
 from os import PathLike
@@ -122,11 +123,13 @@ def package(program: ExportedProgram, path: str | PathLike[str]) -> Path:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.stem}.partial.pt2")
-    torch._inductor.aoti_compile_and_package(
-        program,
-        package_path=str(partial),
-        inductor_configs={"aot_inductor.metadata": {_METADATA_KEY: json.dumps(metadata)}},
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)  # torch 2.13 warns of its own pytree code
+        torch._inductor.aoti_compile_and_package(
+            program,
+            package_path=str(partial),
+            inductor_configs={"aot_inductor.metadata": {_METADATA_KEY: json.dumps(metadata)}},
+        )
     return partial.replace(path)
 
 
@@ -188,6 +191,8 @@ def load_package(path: str | PathLike[str]) -> Package:
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path}: not a package or truncated; copy it again, or write it again with deploy.package")
     metadata = _read_metadata(path)
+    if metadata["device"] == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"{path}: was compiled for cuda, which is not available here; package the model on the CPU")
     if metadata["operators"]:
         if metadata["operator_version"] != SCHEMA_VERSION:
             raise ValueError(
@@ -195,8 +200,6 @@ def load_package(path: str | PathLike[str]) -> Package:
                 f"{SCHEMA_VERSION}; export the model again"
             )
         native_available(metadata["device"], get_backend())
-    if metadata["device"] == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"{path}: was compiled for cuda, which is not available here; package the model on the CPU")
     inputs = tuple(
         InputSpec(spec["dtype"], tuple(d if isinstance(d, int) else Dimension(**d) for d in spec["shape"]))
         for spec in metadata["inputs"]
@@ -246,7 +249,7 @@ def _describe_size(size: int | torch.SymInt, program: ExportedProgram) -> int | 
         return size
     symbol = size.node.expr
     limits = program.range_constraints.get(symbol)
-    if limits is None:
+    if limits is None or not symbol.is_symbol:
         raise ValueError(f"package: a size of {symbol} can't be checked at run time; export with plain ranges")
     return Dimension(str(symbol), int(limits.lower), int(limits.upper))
 

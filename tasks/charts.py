@@ -7,9 +7,10 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from internimage.tasks.images import Image
 from internimage.tasks.sampling import SamplingPoints
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -179,6 +180,10 @@ def _draw_points(axes: Axes, image: Image, panel: SamplingPoints, heaviest: floa
         linewidths=0.6,
         zorder=3,
     )
+    inside = (np.abs(points - (width / 2, height / 2)) < (width / 2 + margin, height / 2 + margin)).all(1)
+    if not inside.all():
+        note = f"{(~inside).sum()} of {len(points)} points lie further out"
+        axes.text(0.03, 0.03, note, transform=axes.transAxes, fontsize=8, color=GREY)
     x, y = panel.location
     axes.scatter(x, y, s=150, marker="*", color=BLUE, edgecolors="white", linewidths=0.9, zorder=4)
     return dots

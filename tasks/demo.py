@@ -16,15 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from internimage.tasks import charts
-from internimage.tasks.devices import add_device_argument, choose_device
-from internimage.tasks.images import Image
-from internimage.tasks.run_package import classify
-from internimage.tasks.sampling import SamplingPoints, trace_sampling
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
@@ -33,6 +29,11 @@ import internimage
 from internimage import InternImage, deploy
 from internimage.ops.backend import get_backend
 from internimage.ops.build import native_available
+from internimage.tasks import charts
+from internimage.tasks.devices import add_device_argument, choose_device
+from internimage.tasks.images import Image
+from internimage.tasks.run_package import classify
+from internimage.tasks.sampling import SamplingPoints, trace_sampling
 
 EXAMPLES = """examples:
   internimage demo
@@ -275,12 +276,12 @@ def compare(
 @contextmanager
 def _package_process(package: Path, images: Tensor) -> Iterator[Callable[[], tuple[list[int], float]]]:
     """Start a process that holds the package, and give a function that has it classify the images once."""
-    data = package.with_name("images.npz")
-    np.savez(data, images=images.cpu().numpy())
-    command = [sys.executable, "-m", "internimage.tasks.run_package", str(package), str(data), str(images.device)]
-    with subprocess.Popen(
-        [*command, str(TEST_BATCH_SIZE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with TemporaryDirectory() as folder:
+        data = Path(folder) / "images.npz"
+        np.savez(data, images=images.cpu().numpy())
+        command = [sys.executable, "-m", "internimage.tasks.run_package"]
+        command += [str(package), str(data), str(images.device), str(TEST_BATCH_SIZE)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
         def run_once() -> tuple[list[int], float]:
             if process.stdin is None or process.stdout is None:
@@ -293,8 +294,8 @@ def _package_process(package: Path, images: Tensor) -> Iterator[Callable[[], tup
             answer = json.loads(line)
             return answer["labels"], answer["seconds"]
 
-        yield run_once
-        # leaving the block closes its input, which ends it
+        with process:  # leaving closes its input, which ends it
+            yield run_once
 
 
 @contextmanager

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from internimage.tasks.devices import add_device_argument, choose_device
-from internimage.tasks.images import SUFFIXES, Image, ImageError, draw_predictions, prepare, read_image, write_image
 from torch import Tensor
 from tqdm import tqdm
 
 from internimage import create_model, imagenet
+from internimage.tasks.devices import add_device_argument, choose_device
+from internimage.tasks.images import SUFFIXES, Image, ImageError, draw_predictions, prepare, read_image, write_image
 
 EXAMPLES = """examples:
   internimage predict cat.jpg                                      released weights, downloaded on first use

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+
 from internimage.models import IMAGENET_MEAN, IMAGENET_STD
 from internimage.tasks import images
 
