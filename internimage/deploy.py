@@ -28,6 +28,10 @@ from internimage.ops.schema import SCHEMA_VERSION, SCHEMAS
 
 Range = tuple[int, int]  # least and greatest size, both included
 
+# For `torch.compile(model, dynamic=True, options=FREE_SIZE_OPTIONS)` in inference, and for packages of free height and
+# width: torch 2.13 cannot compare the strides of a channels-last map of free size. Later releases need nothing.
+FREE_SIZE_OPTIONS: dict[str, Any] = {} if torch.__version__ >= (2, 14) else {"layout_optimization": False}
+
 _METADATA_KEY = "internimage"
 _MODEL_NAME = "model"  # what aoti_compile_and_package calls the only model of a package
 _OPERATORS = frozenset(f"internimage.{name}.default" for name in SCHEMAS)
@@ -122,13 +126,14 @@ def package(program: ExportedProgram, path: str | PathLike[str]) -> Path:
         "torch": torch.__version__,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
+    options = FREE_SIZE_OPTIONS if any(isinstance(d, Dimension) for spec in inputs for d in spec.shape[1:]) else {}
     partial = path.with_name(f"{path.stem}.partial.pt2")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch 2.13 warns of its own pytree code
         torch._inductor.aoti_compile_and_package(
             program,
             package_path=str(partial),
-            inductor_configs={"aot_inductor.metadata": {_METADATA_KEY: json.dumps(metadata)}},
+            inductor_configs={"aot_inductor.metadata": {_METADATA_KEY: json.dumps(metadata)}} | options,
         )
     return partial.replace(path)
 

@@ -346,6 +346,25 @@ def test_compiles_into_one_graph_of_dynamic_size() -> None:
     assert graphs == 1
 
 
+def test_a_training_step_is_one_graph_for_square_and_other_sizes() -> None:
+    """Up to the graphs of forward and backward: generating code for free sizes takes minutes."""
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    model = with_offsets(tiny(num_classes=3)).train()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in ((2, 64, 64), (3, 65, 130)):
+        images = image(size[0], 3, *size[1:])
+        steps = []
+        for step in (compiled, model):
+            logits = step(images)
+            steps.append((logits, *torch.autograd.grad(logits.square().sum(), tuple(model.parameters()))))
+        for got, expected in zip(*steps, strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()) + 1e-7)
+    # Square sizes are one symbol, so the other image is a second graph; neither is cut in two.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
 @pytest.mark.parametrize("head", ["conv", "clip"])
 def test_exports_with_dynamic_batch_and_size(head: Any) -> None:
     model = with_offsets(tiny(head=head))
