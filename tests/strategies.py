@@ -65,6 +65,19 @@ def make_case(
     )
 
 
+def relaid(case: Case, layout: str) -> Case:
+    """The same values elsewhere in memory."""
+    if layout == "channels first":
+        return case.with_tensors(
+            *(tensor.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1) for tensor in case.tensors)
+        )
+    if layout == "one wider tensor":
+        joined = torch.cat([case.offset, case.mask, case.mask], dim=-1)
+        points = case.mask.shape[-1]
+        return case.with_tensors(case.input, joined[..., : 2 * points], joined[..., 2 * points : 3 * points])
+    return case
+
+
 @st.composite
 def dcnv3_cases(draw: st.DrawFn, *, dtype: torch.dtype = torch.float32) -> Case:
     """Every option of the operator, sizes from 1 up, offsets from none to far outside the image."""
@@ -74,13 +87,13 @@ def dcnv3_cases(draw: st.DrawFn, *, dtype: torch.dtype = torch.float32) -> Case:
     padding = draw(pair(0, 3))
     least = [max(1, e - 2 * p) for e, p in zip(extent, padding, strict=True)]
     remove_center = kernel[0] % 2 == 1 and kernel[1] % 2 == 1 and kernel != (1, 1) and draw(st.booleans())
-    return make_case(
+    case = make_case(
         draw(st.integers(0, 2**31)),
         n=draw(st.integers(1, 3)),
         size=(draw(st.integers(least[0], least[0] + 6)), draw(st.integers(least[1], least[1] + 6))),
         groups=draw(st.integers(1, 5)),
         group_channels=draw(st.sampled_from([1, 2, 3, 5, 8, 11, 16, 17, 24, 32, 64, 71])),
-        spread=draw(st.sampled_from([0.0, 0.3, 2.0, 30.0])),
+        spread=draw(st.sampled_from([0.0, 0.3, 2.0, 30.0, 1e6])),
         dtype=dtype,
         kernel_size=kernel,
         stride=draw(pair(1, 3)),
@@ -90,6 +103,7 @@ def dcnv3_cases(draw: st.DrawFn, *, dtype: torch.dtype = torch.float32) -> Case:
         remove_center=remove_center,
         softmax=draw(st.booleans()),
     )
+    return relaid(case, draw(st.sampled_from(["contiguous", "channels first", "one wider tensor"])))
 
 
 def off_the_grid(case: Case, margin: float = 0.05) -> Case:

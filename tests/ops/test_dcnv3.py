@@ -1,6 +1,7 @@
 """The operator's values and gradients, against independent truths."""
 
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from strategies import Case, dcnv3_cases, make_case, off_the_grid
 from torch import Tensor
 
+from internimage.ops import backend as backend_module
 from internimage.ops import dcnv3, get_backend, use_backend
 from internimage.ops.backend import Backend
 from internimage.ops.reference import sampling_locations
@@ -294,6 +296,14 @@ def test_the_backend_is_chosen_for_a_block() -> None:
     assert get_backend() == before
     with pytest.raises(ValueError, match="'auto', 'native', 'torch'"), use_backend("cuda"):  # type: ignore[arg-type]
         pass
+
+
+def test_the_environment_sets_the_backend_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INTERNIMAGE_BACKEND", "torch")
+    assert runpy.run_path(backend_module.__file__)["get_backend"]() == "torch"
+    monkeypatch.setenv("INTERNIMAGE_BACKEND", "fast")
+    with pytest.raises(ValueError, match="INTERNIMAGE_BACKEND: got 'fast', expected one of 'auto'"):
+        runpy.run_path(backend_module.__file__)
 
 
 def test_an_operator_of_another_version_is_refused() -> None:
