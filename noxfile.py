@@ -20,7 +20,8 @@ def demo(session: nox.Session) -> None:
 def test(session: nox.Session, torch: list[str]) -> None:
     """The test suite, on the oldest and on the newest torch; the latter has torchvision as an oracle."""
     session.install("--upgrade", "-e", ".[test]", *torch)
-    session.run("pytest", *session.posargs)
+    session.install("--no-deps", "timm")  # for its lists of ImageNet classes; the package itself is not imported
+    session.run("pytest", "-n", "2", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session
