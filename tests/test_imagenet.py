@@ -50,7 +50,7 @@ def test_the_map_joins_equal_ids_but_for_the_teddy_bear():
 def test_the_lists_are_those_of_timm():
     spec = find_spec("timm")
     if spec is None or spec.origin is None:
-        pytest.skip("timm is not installed")
+        pytest.skip("timm is not installed: pip install --no-deps timm")
     folder = Path(spec.origin).parent / "data" / "_info"
     assert wordnet_ids(1000) == tuple((folder / "imagenet_synsets.txt").read_text().split())
     assert wordnet_ids(21841) == tuple((folder / "imagenet22k_synsets.txt").read_text().split())
