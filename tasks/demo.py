@@ -279,7 +279,8 @@ def _package_process(package: Path, images: Tensor) -> Iterator[Callable[[], tup
     with TemporaryDirectory() as folder:
         data = Path(folder) / "images.npz"
         np.savez(data, images=images.cpu().numpy())
-        command = [sys.executable, "-m", "internimage.tasks.run_package"]
+        # -P: in a checkout, its folder internimage/ would stand before the installed package.
+        command = [sys.executable, "-P", "-m", "internimage.tasks.run_package"]
         command += [str(package), str(data), str(images.device), str(TEST_BATCH_SIZE)]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
