@@ -30,7 +30,7 @@ Range = tuple[int, int]  # least and greatest size, both included
 
 # For `torch.compile(model, dynamic=True, options=FREE_SIZE_OPTIONS)` in inference, and for packages of free height and
 # width: torch 2.13 cannot compare the strides of a channels-last map of free size. Later releases need nothing.
-FREE_SIZE_OPTIONS: dict[str, Any] = {} if torch.__version__ >= (2, 14) else {"layout_optimization": False}
+FREE_SIZE_OPTIONS: dict[str, Any] = {} if torch.__version__ >= "2.14" else {"layout_optimization": False}
 
 _METADATA_KEY = "internimage"
 _MODEL_NAME = "model"  # what aoti_compile_and_package calls the only model of a package
