@@ -29,8 +29,9 @@ def tensors(n: int, size: int, groups: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def torchvision_operator(groups: int, offset: Tensor, mask: Tensor) -> Callable[[Tensor], Tensor] | None:
     """The same result by `deform_conv2d`, whose arguments are put in its order beforehand, outside the measurement."""
-    ops = pytest.importorskip("torchvision.ops") if torchvision_present() else None
-    if ops is None:
+    try:
+        from torchvision import ops
+    except ImportError:
         return None
     n, rows, columns, _ = offset.shape
     its_offset = offset.view(n, rows, columns, groups, 3, 3, 2).transpose(4, 5).flip(-1)
@@ -44,14 +45,6 @@ def torchvision_operator(groups: int, offset: Tensor, mask: Tensor) -> Callable[
         return result
 
     return apply
-
-
-def torchvision_present() -> bool:
-    try:
-        import torchvision  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def variants(case: dict[str, int], *, backward: bool) -> tuple[dict[str, Job], dict[str, str]]:

@@ -1,6 +1,8 @@
 // The operators' CPU implementations: allocate, divide the work over threads, call the kernels of dcnv3_cpu.h.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
+#include <limits>
 #include <tuple>
 
 #include "arguments.h"
