@@ -26,18 +26,27 @@ class BuildError(RuntimeError):
 # GCC and clang, then of MSVC. The best comes first; a CPU without any, or of another architecture, gets the compiler's
 # baseline (on aarch64 that has NEON).
 INSTRUCTION_SETS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "avx512": (
+        ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "fma3", "f16c"),
+        ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512", "-mfma", "-mf16c"),
+        ("/arch:AVX512",),
+    ),
     "avx2": (("avx2", "fma3", "f16c"), ("-mavx2", "-mfma", "-mf16c"), ("/arch:AVX2",)),
 }
 
 
 @functools.cache
-def instruction_set() -> str:
-    """Name of the best row of `INSTRUCTION_SETS` that this CPU runs, or "baseline"."""
+def instruction_sets() -> tuple[str, ...]:
+    """Names of the rows of `INSTRUCTION_SETS` that this CPU runs, best first, then "baseline"."""
     capabilities = torch.cpu.get_capabilities()
-    for name, (needed, _, _) in INSTRUCTION_SETS.items():
-        if all(capabilities.get(capability, False) for capability in needed):
-            return name
-    return "baseline"
+    rows = INSTRUCTION_SETS.items()
+    runs = [name for name, (needed, *_) in rows if all(capabilities.get(capability, False) for capability in needed)]
+    return (*runs, "baseline")
+
+
+def instruction_set() -> str:
+    """Name of the best of `instruction_sets`."""
+    return instruction_sets()[0]
 
 
 def cpu_flags(name: str) -> list[str]:

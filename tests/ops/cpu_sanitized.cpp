@@ -1,4 +1,6 @@
-// Runs the CPU kernels on random geometries, for a build with the address and undefined-behaviour sanitizers.
+// Runs the CPU kernels on random geometries, for a build with the address and undefined-behaviour sanitizers, and prints
+// for each dtype the sums of the absolute values of what they give.
+#include <cmath>
 #include <cstdio>
 #include <random>
 
@@ -7,7 +9,14 @@
 using namespace internimage;
 
 template <typename T>
-void run(std::mt19937& random) {
+double sum(const std::vector<T>& values) {
+  double total = 0;
+  for (const T value : values) total += std::abs(double(value));
+  return total;
+}
+
+template <typename T>
+void run(const char* name, std::mt19937& random) {
   const auto any = [&](int low, int high) { return int64_t(low + random() % (high - low + 1)); };
   Geometry g{};
   g.n = any(1, 2), g.h = any(1, 6), g.w = any(1, 6), g.groups = any(1, 4), g.group_channels = any(1, 40);
@@ -33,16 +42,20 @@ void run(std::mt19937& random) {
     if (any(0, 20) == 0) value = T(any(0, 1) ? NAN : 1e30f);
   }
   std::vector<T> output(pixels * g.channels()), grad_offset(2 * pixels * points), grad_mask(pixels * points);
-  std::vector<Real<T>> grad_input(inputs);
-  dcnv3_forward(g, input.data(), offset.data(), mask.data(), output.data(), 0, pixels);
-  dcnv3_backward(g, grad.data(), input.data(), offset.data(), mask.data(), grad_input.data(), grad_offset.data(),
+  std::vector<T> grad_input(inputs);
+  std::vector<Real<T>> image(g.n * g.h * g.w * g.groups * padded_group_channels<Real<T>>(g)), grad_image(image.size());
+  pack(g, input.data(), image.data(), 0, g.n * g.h * g.w);
+  dcnv3_forward(g, image.data(), offset.data(), mask.data(), output.data(), 0, pixels);
+  dcnv3_backward(g, grad.data(), image.data(), offset.data(), mask.data(), grad_image.data(), grad_offset.data(),
                  grad_mask.data(), 0, g.n * g.groups);
+  unpack(g, grad_image.data(), grad_input.data(), 0, g.n * g.h * g.w);
+  std::printf("%s %.17g %.17g %.17g %.17g\n", name, sum(output), sum(grad_input), sum(grad_offset), sum(grad_mask));
 }
 
 int main() {
   std::mt19937 random(0);
   for (int i = 0; i < 60; ++i) {
-    run<float>(random), run<double>(random), run<c10::Half>(random), run<c10::BFloat16>(random);
+    run<float>("float32", random), run<double>("float64", random);
+    run<c10::Half>("float16", random), run<c10::BFloat16>("bfloat16", random);
   }
-  std::puts("clean");
 }

@@ -35,10 +35,23 @@ T* mutable_data(const Tensor& x) {
   return static_cast<T*>(x.mutable_data_ptr());
 }
 
-void check_size(const Geometry& g) {
-  constexpr int64_t most = std::numeric_limits<int32_t>::max();
-  STD_TORCH_CHECK(g.h <= most / std::max<int64_t>(g.w, 1), "internimage::dcnv3: an image has at most 2^31 - 1 pixels, ",
-                  "got ", g.h, " x ", g.w, "; cut it into tiles");
+void check_size(const Geometry& g, ScalarType dtype) {
+  const int64_t places = dtype == ScalarType::Double ? places_of_image<double>(g) : places_of_image<float>(g);
+  STD_TORCH_CHECK(places <= std::numeric_limits<int32_t>::max(), "internimage::dcnv3: an image takes at most 16 GiB, got ",
+                  g.h, " x ", g.w, " pixels of ", g.channels(), " channels; cut it into tiles");
+}
+
+// The input as the kernels sample it.
+template <typename T>
+Tensor image_of(const Geometry& g, const Tensor& input) {
+  if (is_image<T>(g)) return input;
+  constexpr ScalarType dtype = std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float;
+  const Tensor image =
+      torch::stable::new_empty(input, {g.n, g.h, g.w, g.groups * padded_group_channels<Real<T>>(g)}, dtype);
+  torch::stable::parallel_for(0, g.n * g.h * g.w, kPixelsPerTask, [&](int64_t begin, int64_t end) {
+    pack(g, data<T>(input), mutable_data<Real<T>>(image), begin, end);
+  });
+  return image;
 }
 
 Tensor forward(Tensor input, Tensor offset, Tensor mask, std::vector<int64_t> kernel_size, std::vector<int64_t> stride,
@@ -48,12 +61,13 @@ Tensor forward(Tensor input, Tensor offset, Tensor mask, std::vector<int64_t> ke
   input = torch::stable::contiguous(input), offset = walkable(offset), mask = walkable(mask);
   const Geometry g = geometry_of(input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale,
                                  remove_center, softmax);
-  check_size(g);
+  check_size(g, input.scalar_type());
   const Tensor output = torch::stable::new_empty(input, {g.n, g.out_h, g.out_w, g.channels()});
   dispatch(input.scalar_type(), [&](auto type) {
     using T = decltype(type);
+    const Tensor image = image_of<T>(g, input);
     torch::stable::parallel_for(0, g.output_pixels(), kPixelsPerTask, [&](int64_t begin, int64_t end) {
-      dcnv3_forward(g, data<T>(input), data<T>(offset), data<T>(mask), mutable_data<T>(output), begin, end);
+      dcnv3_forward(g, data<Real<T>>(image), data<T>(offset), data<T>(mask), mutable_data<T>(output), begin, end);
     });
   });
   return output;
@@ -69,22 +83,27 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad_output, Tensor input, Te
   offset = walkable(offset), mask = walkable(mask);
   const Geometry g = geometry_of(input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale,
                                  remove_center, softmax);
-  check_size(g);
+  check_size(g, input.scalar_type());
   check_grad_output(grad_output, input, g);
   const Tensor grad_offset = torch::stable::new_empty(offset, offset.sizes());
   const Tensor grad_mask = torch::stable::new_empty(mask, mask.sizes());
-  const ScalarType dtype = input.scalar_type();
-  const Tensor grad_input =
-      torch::stable::new_zeros(input, input.sizes(), dtype == ScalarType::Double ? dtype : ScalarType::Float);
-  dispatch(dtype, [&](auto type) {
+  Tensor grad_input;
+  dispatch(input.scalar_type(), [&](auto type) {
     using T = decltype(type);
+    using R = Real<T>;
+    const Tensor image = image_of<T>(g, input);
+    const Tensor grad_image = torch::stable::new_zeros(image, image.sizes());
     torch::stable::parallel_for(0, g.n * g.groups, 1, [&](int64_t begin, int64_t end) {
-      dcnv3_backward(g, data<T>(grad_output), data<T>(input), data<T>(offset), data<T>(mask),
-                     mutable_data<Real<T>>(grad_input), mutable_data<T>(grad_offset), mutable_data<T>(grad_mask), begin,
-                     end);
+      dcnv3_backward(g, data<T>(grad_output), data<R>(image), data<T>(offset), data<T>(mask),
+                     mutable_data<R>(grad_image), mutable_data<T>(grad_offset), mutable_data<T>(grad_mask), begin, end);
+    });
+    if (is_image<T>(g)) return (void)(grad_input = grad_image);
+    grad_input = torch::stable::new_empty(input, input.sizes());
+    torch::stable::parallel_for(0, g.n * g.h * g.w, kPixelsPerTask, [&](int64_t begin, int64_t end) {
+      unpack(g, data<R>(grad_image), mutable_data<T>(grad_input), begin, end);
     });
   });
-  return {torch::stable::to(grad_input, dtype), grad_offset, grad_mask};
+  return {grad_input, grad_offset, grad_mask};
 }
 
 }  // namespace

@@ -1,14 +1,17 @@
-// Vectors of 32 bytes by the compiler's vector extension (GCC, Clang): AVX2, NEON or whatever the flags allow.
+// Vectors of the widest registers that the flags allow, by the compiler's vector extension (GCC, Clang): AVX-512, AVX2,
+// NEON or whatever there is. Intrinsics stand only where compilers were seen to miss the instruction.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
-#if defined(__F16C__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #endif
 
@@ -16,174 +19,287 @@
 
 namespace internimage {
 
-typedef float float8 __attribute__((vector_size(32)));
-typedef double double4 __attribute__((vector_size(32)));
-typedef int32_t int8x32 __attribute__((vector_size(32)));
-typedef int32_t int4x32 __attribute__((vector_size(16)));
-typedef int64_t int4x64 __attribute__((vector_size(32)));
-typedef uint16_t ushort8 __attribute__((vector_size(16)));
-typedef uint32_t uint8x32 __attribute__((vector_size(32)));
-
-// GCC before 12 has no __builtin_shufflevector.
-#if defined(__clang__) || __GNUC__ >= 12
-#define INTERNIMAGE_SHUFFLE(index, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+constexpr int kVectorBytes = 64;
 #else
-#define INTERNIMAGE_SHUFFLE(index, a, b, ...) __builtin_shuffle(a, b, index{__VA_ARGS__})
+constexpr int kVectorBytes = 32;
 #endif
 
-template <typename Real>
-struct Simd;
-
-template <>
-struct Simd<float> {
-  using Vector = float8;
-  using Int = int8x32;   // as many lanes, 32 bits each
-  using Mask = int8x32;  // of a comparison
-  static constexpr int lanes = 8;
-
-  static INTERNIMAGE_INLINE Vector even(Vector a, Vector b) {
-    return INTERNIMAGE_SHUFFLE(Mask, a, b, 0, 2, 4, 6, 8, 10, 12, 14);
-  }
-  static INTERNIMAGE_INLINE Vector odd(Vector a, Vector b) {
-    return INTERNIMAGE_SHUFFLE(Mask, a, b, 1, 3, 5, 7, 9, 11, 13, 15);
-  }
-  static INTERNIMAGE_INLINE Vector interleave_low(Vector a, Vector b) {
-    return INTERNIMAGE_SHUFFLE(Mask, a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-  }
-  static INTERNIMAGE_INLINE Vector interleave_high(Vector a, Vector b) {
-    return INTERNIMAGE_SHUFFLE(Mask, a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-  }
-  // Sums of the lanes of a, b, c and d.
-  static INTERNIMAGE_INLINE void sums(Vector a, Vector b, Vector c, Vector d, float* out) {
-    // Within each half of 128 bits: pairs, then quadruples, then the halves together.
-    const Vector ab = INTERNIMAGE_SHUFFLE(Mask, a, b, 0, 8, 1, 9, 4, 12, 5, 13) +
-                      INTERNIMAGE_SHUFFLE(Mask, a, b, 2, 10, 3, 11, 6, 14, 7, 15);
-    const Vector cd = INTERNIMAGE_SHUFFLE(Mask, c, d, 0, 8, 1, 9, 4, 12, 5, 13) +
-                      INTERNIMAGE_SHUFFLE(Mask, c, d, 2, 10, 3, 11, 6, 14, 7, 15);
-    const Vector sum = INTERNIMAGE_SHUFFLE(Mask, ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) +
-                       INTERNIMAGE_SHUFFLE(Mask, ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
-    typedef float float4 __attribute__((vector_size(16)));
-    float4 low, high;
-    std::memcpy(&low, &sum, sizeof low);
-    std::memcpy(&high, reinterpret_cast<const char*>(&sum) + sizeof low, sizeof high);
-    low += high;
-    std::memcpy(out, &low, sizeof low);
-  }
+template <typename T, int lanes>
+struct VectorOf {
+  typedef T Type __attribute__((vector_size(lanes * sizeof(T))));
 };
+template <typename T, int lanes>
+using Vector = typename VectorOf<T, lanes>::Type;
 
-template <>
-struct Simd<double> {
-  using Vector = double4;
-  using Int = int4x32;
-  using Mask = int4x64;
-  static constexpr int lanes = 4;
+template <typename T>
+using WidestVector = Vector<T, kVectorBytes / sizeof(T)>;
 
-  static INTERNIMAGE_INLINE Vector even(Vector a, Vector b) {
-    return INTERNIMAGE_SHUFFLE(Mask, a, b, 0, 2, 4, 6);
+template <typename V>
+using Lane = std::remove_cvref_t<decltype(V{}[0])>;
+template <typename V>
+constexpr int kLanes = sizeof(V) / sizeof(Lane<V>);
+
+// Lane i of the result is lane source(i) of a and b; those of b are numbered from kLanes<V> on.
+template <auto source, typename V>
+INTERNIMAGE_INLINE V shuffle(V a, V b) {
+  return [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
+#if defined(__clang__) || __GNUC__ >= 12
+    return __builtin_shufflevector(a, b, source(i)...);
+#else
+    return __builtin_shuffle(a, b, decltype(a < b){source(i)...});
+#endif
+  }(std::make_integer_sequence<int, kLanes<V>>{});
+}
+
+// AVX2 shuffles two registers only within their halves: there several steps are cheaper than what compilers find.
+template <typename V>
+constexpr bool kHalves = sizeof(V) == 32 && sizeof(Lane<V>) == 4;
+
+// Lanes 0, 2, 4, ... of a and b (odd = 0), or 1, 3, 5, ... (odd = 1).
+template <int odd, typename V>
+INTERNIMAGE_INLINE V every_second(V a, V b) {
+  if constexpr (kHalves<V>) {
+    const V halves = shuffle<[](int i) { return i / 4 * 4 + i % 2 * 2 + odd + i % 4 / 2 * 8; }>(a, b);
+    const auto pairs = (Vector<double, 4>)halves;
+    return (V)shuffle<[](int i) { return i / 2 + i % 2 * 2; }>(pairs, pairs);
+  } else {
+    return shuffle<[](int i) { return 2 * i + odd; }>(a, b);
   }
-  static INTERNIMAGE_INLINE Vector odd(Vector a, Vector b) {
-    return INTERNIMAGE_SHUFFLE(Mask, a, b, 1, 3, 5, 7);
+}
+
+// a0, b0, a1, b1, ... from the first half of a and b (half = 0), or from the second (half = 1).
+template <int half, typename V>
+INTERNIMAGE_INLINE V interleave(V a, V b) {
+  return shuffle<[](int i) { return i / 2 + half * kLanes<V> / 2 + i % 2 * kLanes<V>; }>(a, b);
+}
+
+// The same within each block of 16 bytes.
+template <int half, typename V>
+INTERNIMAGE_INLINE V interleave_blocks(V a, V b) {
+  constexpr int n = 16 / sizeof(Lane<V>);
+  return shuffle<[](int i) { return i / n * n + i % n / 2 + half * n / 2 + i % 2 * kLanes<V>; }>(a, b);
+}
+
+// Of each block of four lanes, the first pair of a and of b (second = 0), or the second pairs.
+template <int second, typename V>
+INTERNIMAGE_INLINE V pairs(V a, V b) {
+  return shuffle<[](int i) { return i / 4 * 4 + i % 2 + second * 2 + i % 4 / 2 * kLanes<V>; }>(a, b);
+}
+
+// Four vectors as the columns of a matrix with four numbers a row: a0, b0, c0, d0, a1, b1, ...
+template <typename V>
+INTERNIMAGE_INLINE void store_columns(V a, V b, V c, V d, Lane<V>* to) {
+  constexpr int n = kLanes<V>;
+  const auto put = [&](int i, V v) __attribute__((always_inline)) { std::memcpy(to + i * n, &v, sizeof v); };
+  if constexpr (kHalves<V>) {
+    constexpr auto low = [](int i) { return i % 4 + i / 4 * n; };
+    constexpr auto high = [](int i) { return i % 4 + i / 4 * n + 4; };
+    const V ab0 = interleave_blocks<0>(a, b), ab1 = interleave_blocks<1>(a, b);
+    const V cd0 = interleave_blocks<0>(c, d), cd1 = interleave_blocks<1>(c, d);
+    const V rows04 = pairs<0>(ab0, cd0), rows15 = pairs<1>(ab0, cd0);
+    const V rows26 = pairs<0>(ab1, cd1), rows37 = pairs<1>(ab1, cd1);
+    put(0, shuffle<low>(rows04, rows15)), put(1, shuffle<low>(rows26, rows37));
+    put(2, shuffle<high>(rows04, rows15)), put(3, shuffle<high>(rows26, rows37));
+  } else {
+    constexpr auto low = [](int i) { return i / 4 * 2 + i % 2 + i % 4 / 2 * n; };
+    constexpr auto high = [](int i) { return i / 4 * 2 + i % 2 + i % 4 / 2 * n + n / 2; };
+    const V ab0 = interleave<0>(a, b), ab1 = interleave<1>(a, b), cd0 = interleave<0>(c, d), cd1 = interleave<1>(c, d);
+    put(0, shuffle<low>(ab0, cd0)), put(1, shuffle<high>(ab0, cd0));
+    put(2, shuffle<low>(ab1, cd1)), put(3, shuffle<high>(ab1, cd1));
   }
-  static INTERNIMAGE_INLINE Vector interleave_low(Vector a, Vector b) {
-    return INTERNIMAGE_SHUFFLE(Mask, a, b, 0, 4, 1, 5);
+}
+
+// The inverse of store_columns.
+template <typename V>
+INTERNIMAGE_INLINE void load_columns(const Lane<V>* from, V& a, V& b, V& c, V& d) {
+  V rows[4];
+#if defined(__AVX__)
+  if constexpr (kHalves<V>) {
+    for (int i = 0; i < 4; ++i) {  // row i and row i + 4
+      const auto* const at = reinterpret_cast<const float*>(from + 4 * i);
+      rows[i] = (V)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(at)), _mm_loadu_ps(at + 16), 1);
+    }
+    const V ab0 = interleave_blocks<0>(rows[0], rows[1]), cd0 = interleave_blocks<1>(rows[0], rows[1]);
+    const V ab1 = interleave_blocks<0>(rows[2], rows[3]), cd1 = interleave_blocks<1>(rows[2], rows[3]);
+    a = pairs<0>(ab0, ab1), b = pairs<1>(ab0, ab1), c = pairs<0>(cd0, cd1), d = pairs<1>(cd0, cd1);
+    return;
   }
-  static INTERNIMAGE_INLINE Vector interleave_high(Vector a, Vector b) {
-    return INTERNIMAGE_SHUFFLE(Mask, a, b, 2, 6, 3, 7);
+#endif
+  for (int i = 0; i < 4; ++i) std::memcpy(&rows[i], from + i * kLanes<V>, sizeof(V));
+  const V ac0 = every_second<0>(rows[0], rows[1]), bd0 = every_second<1>(rows[0], rows[1]);
+  const V ac1 = every_second<0>(rows[2], rows[3]), bd1 = every_second<1>(rows[2], rows[3]);
+  a = every_second<0>(ac0, ac1), c = every_second<1>(ac0, ac1);
+  b = every_second<0>(bd0, bd1), d = every_second<1>(bd0, bd1);
+}
+
+// Four numbers, over and over.
+template <typename V>
+INTERNIMAGE_INLINE V repeat_four(const Lane<V>* from) {
+  constexpr int size = 4 * sizeof(Lane<V>);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64 && size == 16) return (V)_mm512_broadcast_f32x4(_mm_loadu_ps(from));
+  if constexpr (sizeof(V) == 64 && size == 32) return (V)_mm512_broadcast_f64x4(_mm256_loadu_pd(from));
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof(V) == 32 && size == 16) return (V)_mm256_broadcast_ps(reinterpret_cast<const __m128*>(from));
+#endif
+  V v;
+  for (size_t i = 0; i < sizeof v; i += size) std::memcpy(reinterpret_cast<char*>(&v) + i, from, size);
+  return v;
+}
+
+// Number i of those, in all lanes.
+template <int i, typename V>
+INTERNIMAGE_INLINE V one_of_four(V repeated) {
+  return shuffle<[](int k) { return k / 4 * 4 + i; }>(repeated, repeated);
+}
+
+// Adds the blocks of 16 bytes of a vector.
+template <typename V>
+INTERNIMAGE_INLINE auto add_blocks(V a) {
+  if constexpr (sizeof(V) == 16) {
+    return a;
+  } else {
+    Vector<Lane<V>, kLanes<V> / 2> low, high;
+    std::memcpy(&low, &a, sizeof low);
+    std::memcpy(&high, reinterpret_cast<const char*>(&a) + sizeof low, sizeof high);
+    return add_blocks(low + high);
   }
-  static INTERNIMAGE_INLINE void sums(Vector a, Vector b, Vector c, Vector d, double* out) {
-    const Vector ab = INTERNIMAGE_SHUFFLE(Mask, a, b, 0, 4, 2, 6) +
-                      INTERNIMAGE_SHUFFLE(Mask, a, b, 1, 5, 3, 7);
-    const Vector cd = INTERNIMAGE_SHUFFLE(Mask, c, d, 0, 4, 2, 6) +
-                      INTERNIMAGE_SHUFFLE(Mask, c, d, 1, 5, 3, 7);
-    const Vector sum = INTERNIMAGE_SHUFFLE(Mask, ab, cd, 0, 1, 4, 5) +
-                       INTERNIMAGE_SHUFFLE(Mask, ab, cd, 2, 3, 6, 7);
-    std::memcpy(out, &sum, sizeof sum);
+}
+
+// The sum of all lanes.
+template <typename V>
+INTERNIMAGE_INLINE Lane<V> sum_of(V a) {
+  const auto block = add_blocks(a);
+  if constexpr (kLanes<decltype(block)> == 2) {
+    return block[0] + block[1];
+  } else {
+    return (block[0] + block[1]) + (block[2] + block[3]);
   }
-};
+}
+
+// 0, 1, 2, ...
+template <typename V>
+INTERNIMAGE_INLINE V lane_numbers() {
+  return []<int... i>(std::integer_sequence<int, i...>) { return V{i...}; }(std::make_integer_sequence<int, kLanes<V>>{});
+}
+
+// Whether a bit of a mask is set.
+template <typename M>
+INTERNIMAGE_INLINE bool any(M mask) {
+  int64_t words[sizeof mask / 8], all = 0;
+  std::memcpy(words, &mask, sizeof mask);
+  for (const int64_t word : words) all |= word;
+  return all != 0;
+}
+
+// Writes the sums of a, of b, of c and of d, or adds them to what is there.
+template <bool add, typename V>
+INTERNIMAGE_INLINE void put_sums(V a, V b, V c, V d, Lane<V>* to) {
+  const auto put = [](Lane<V>* at, auto sums) __attribute__((always_inline)) {
+    if constexpr (add) {
+      decltype(sums) before;
+      std::memcpy(&before, at, sizeof before);
+      sums += before;
+    }
+    std::memcpy(at, &sums, sizeof sums);
+  };
+  const V ab = interleave_blocks<0>(a, b) + interleave_blocks<1>(a, b);
+  const V cd = interleave_blocks<0>(c, d) + interleave_blocks<1>(c, d);
+  if constexpr (sizeof(Lane<V>) == 8) {
+    put(to, add_blocks(ab)), put(to + 2, add_blocks(cd));
+  } else {
+    put(to, add_blocks(pairs<0>(ab, cd) + pairs<1>(ab, cd)));
+  }
+}
 
 // For |x| below 2^31, which sampling points in an image are.
-INTERNIMAGE_INLINE float8 floor_of(float8 x) {
-  const float8 toward_zero = __builtin_convertvector(__builtin_convertvector(x, int8x32), float8);
-  return toward_zero > x ? toward_zero - 1.0f : toward_zero;
+template <typename R, int n>
+INTERNIMAGE_INLINE auto floor_lanes(Vector<R, n> x) {
+  using V = Vector<R, n>;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64 && sizeof(R) == 4) return (V)_mm512_floor_ps((__m512)x);
+  if constexpr (sizeof(V) == 64 && sizeof(R) == 8) return (V)_mm512_floor_pd((__m512d)x);
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof(V) == 32 && sizeof(R) == 4) return (V)_mm256_floor_ps((__m256)x);
+  if constexpr (sizeof(V) == 32 && sizeof(R) == 8) return (V)_mm256_floor_pd((__m256d)x);
+#endif
+  const V toward_zero = __builtin_convertvector(__builtin_convertvector(x, Vector<int32_t, n>), V);
+  return toward_zero > x ? toward_zero - R(1) : toward_zero;
 }
-INTERNIMAGE_INLINE double4 floor_of(double4 x) {
-  const double4 toward_zero = __builtin_convertvector(__builtin_convertvector(x, int4x32), double4);
-  return toward_zero > x ? toward_zero - 1.0 : toward_zero;
-}
+INTERNIMAGE_INLINE auto floor_of(WidestVector<float> x) { return floor_lanes<float, kVectorBytes / 4>(x); }
+INTERNIMAGE_INLINE auto floor_of(WidestVector<double> x) { return floor_lanes<double, kVectorBytes / 8>(x); }
 
-// e^x to 2 units in the last place, 0 below -87 (where float32 turns subnormal), NaN for NaN; x is at most 0 here.
-INTERNIMAGE_INLINE float8 exp_of(float8 x) {
-  const float8 zero{};
-  const float8 clamped = x < zero - 87.0f ? zero - 87.0f : x;
-  const float8 scaled = clamped * 1.44269504088896341f;
-  const float8 n = floor_of((scaled == scaled ? scaled : zero) + 0.5f);
-  const float8 r = clamped - n * 0.693359375f + n * 2.12194440e-4f;  // ln 2 in two parts
-  float8 p = zero + 1.9875691500e-4f;
+// e^x to 2 units in the last place, for x from -87 (below: as there) to 87; NaN for NaN.
+INTERNIMAGE_INLINE auto exp_of(WidestVector<float> x) {
+  using V = decltype(x);
+  using Int = Vector<int32_t, kLanes<V>>;
+  x = x < V{} - 87.0f ? V{} - 87.0f : x;
+  const V power_of_2 = floor_of(x * 1.44269504088896341f + 0.5f);
+  const V r = x - power_of_2 * 0.693359375f + power_of_2 * 2.12194440e-4f;  // ln 2 in two parts
+  V p = V{} + 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  const int8x32 exponent = (__builtin_convertvector(n, int8x32) + 127) << 23;
-  float8 power;
-  std::memcpy(&power, &exponent, sizeof power);
-  return x < zero - 87.0f ? zero : p * power;
+  const Int exponent = (__builtin_convertvector(power_of_2, Int) + 127) << 23;
+  return p * (V)exponent;
 }
-INTERNIMAGE_INLINE double4 exp_of(double4 x) {
-  return double4{std::exp(x[0]), std::exp(x[1]), std::exp(x[2]), std::exp(x[3])};
-}
-
-// Loads and stores of a full vector, and of the first `count` lanes; halves convert to and from float32.
-template <typename Vector, typename T>
-INTERNIMAGE_INLINE Vector load(const T* from) {
-  Vector v;
-  std::memcpy(&v, from, sizeof v);
-  return v;
-}
-template <typename Vector, typename T>
-INTERNIMAGE_INLINE void store(T* to, Vector v) {
-  std::memcpy(to, &v, sizeof v);
+INTERNIMAGE_INLINE auto exp_of(WidestVector<double> x) {
+  for (int i = 0; i < kLanes<decltype(x)>; ++i) x[i] = std::exp(x[i]);
+  return x;
 }
 
-template <>
-INTERNIMAGE_INLINE float8 load<float8, c10::BFloat16>(const c10::BFloat16* from) {
-  ushort8 bits;
-  std::memcpy(&bits, from, sizeof bits);
-  const uint8x32 wide = __builtin_convertvector(bits, uint8x32) << 16;
-  float8 v;
-  std::memcpy(&v, &wide, sizeof v);
-  return v;
-}
-template <>
-INTERNIMAGE_INLINE void store<float8, c10::BFloat16>(c10::BFloat16* to, float8 v) {
-  uint8x32 bits;
-  std::memcpy(&bits, &v, sizeof bits);
-  const uint8x32 rounded = (bits + (0x7fffu + ((bits >> 16) & 1u))) >> 16;  // to nearest, ties to even
-  const uint8x32 quiet_nan = (uint8x32{} + 0x7fc0u);
-  const ushort8 half = __builtin_convertvector(v == v ? rounded : quiet_nan, ushort8);
-  std::memcpy(to, &half, sizeof half);
-}
-#if defined(__F16C__)
-template <>
-INTERNIMAGE_INLINE float8 load<float8, c10::Half>(const c10::Half* from) {
-  return float8(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
-}
-template <>
-INTERNIMAGE_INLINE void store<float8, c10::Half>(c10::Half* to, float8 v) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(__m256(v), _MM_FROUND_TO_NEAREST_INT));
-}
-#else
-template <>
-INTERNIMAGE_INLINE float8 load<float8, c10::Half>(const c10::Half* from) {
-  float8 v;
-  for (int i = 0; i < 8; ++i) v[i] = float(from[i]);
-  return v;
-}
-template <>
-INTERNIMAGE_INLINE void store<float8, c10::Half>(c10::Half* to, float8 v) {
-  for (int i = 0; i < 8; ++i) to[i] = c10::Half(v[i]);
-}
+// Loads and stores of a vector; halves convert to and from float32.
+template <typename V, typename T>
+INTERNIMAGE_INLINE V load(const T* from) {
+  V v;
+  if constexpr (sizeof(T) == sizeof(Lane<V>)) {
+    std::memcpy(&v, from, sizeof v);
+  } else if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    Vector<uint16_t, kLanes<V>> bits;
+    std::memcpy(&bits, from, sizeof bits);
+    v = (V)(__builtin_convertvector(bits, Vector<uint32_t, kLanes<V>>) << 16);
+  } else {
+#if defined(__AVX512F__)
+    if constexpr (sizeof v == 64) return (V)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 #endif
+#if defined(__F16C__)
+    if constexpr (sizeof v == 32) return (V)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#endif
+    for (int i = 0; i < kLanes<V>; ++i) v[i] = float(from[i]);
+  }
+  return v;
+}
+template <typename V, typename T>
+INTERNIMAGE_INLINE void store(T* to, V v) {
+  if constexpr (sizeof(T) == sizeof(Lane<V>)) {
+    std::memcpy(to, &v, sizeof v);
+  } else if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    using Bits = Vector<uint32_t, kLanes<V>>;
+    const Bits bits = (Bits)v;
+    const Bits rounded = (bits + (0x7fffu + ((bits >> 16) & 1u))) >> 16;  // to nearest, ties to even
+    const auto half = __builtin_convertvector(v == v ? rounded : Bits{} + 0x7fc0u, Vector<uint16_t, kLanes<V>>);
+    std::memcpy(to, &half, sizeof half);
+  } else {
+#if defined(__AVX512F__)
+    if constexpr (sizeof v == 64) {
+      const __m256i half = _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT);
+      return (void)std::memcpy(to, &half, sizeof half);
+    }
+#endif
+#if defined(__F16C__)
+    if constexpr (sizeof v == 32) {
+      const __m128i half = _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
+      return (void)std::memcpy(to, &half, sizeof half);
+    }
+#endif
+    for (int i = 0; i < kLanes<V>; ++i) to[i] = c10::Half(v[i]);
+  }
+}
 
 }  // namespace internimage
