@@ -173,6 +173,31 @@ def test_softmax_inside_equals_softmax_outside(backend: Backend) -> None:
 
 
 @both_backends
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_softmax_inside_bears_large_logits(backend: Backend, dtype: torch.dtype) -> None:
+    case = make_case(4, groups=4, dtype=dtype, softmax=True)
+    logits = case.mask.unflatten(-1, (4, -1))
+    logits[..., 0, :] += 300  # alike in all: changes nothing, though exp alone would overflow
+    logits[..., 1, :] -= 300
+    logits[:, 0, :, 2, :4] = 200  # the others vanish beside these
+    logits[:, 1, :, 3, 1:] = float("-inf")
+    outside = Case(case.input, case.offset, logits.softmax(-1).flatten(-2), case.geometry._replace(softmax=False))
+    output = run(case, backend)
+    torch.testing.assert_close(output, run(outside, "torch"))
+    found, expected = (gradients(case, output, name) for name in (backend, "torch"))
+    torch.testing.assert_close(found, expected)
+
+
+@both_backends
+def test_a_nan_among_the_logits_stays_in_its_pixel_and_group(backend: Backend) -> None:
+    case = make_case(5, groups=4, softmax=True)
+    expected = run(case, backend).unflatten(-1, (4, -1))
+    case.mask.unflatten(-1, (4, -1))[0, 1, 1, 2, 3] = float("nan")
+    expected[0, 1, 1, 2] = float("nan")
+    torch.testing.assert_close(run(case, backend).unflatten(-1, (4, -1)), expected, equal_nan=True)
+
+
+@both_backends
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e30, -1e30])
 def test_a_point_at_no_place_contributes_nothing(backend: Backend, value: float) -> None:
     case = make_case(4, groups=2, group_channels=8)
