@@ -26,6 +26,11 @@ class BuildError(RuntimeError):
 # GCC and clang, then of MSVC. The best comes first; a CPU without any, or of another architecture, gets the compiler's
 # baseline (on aarch64 that has NEON).
 INSTRUCTION_SETS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "avx512": (
+        ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "fma3", "f16c"),
+        ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"),
+        ("/arch:AVX512",),
+    ),
     "avx2": (("avx2", "fma3", "f16c"), ("-mavx2", "-mfma", "-mf16c"), ("/arch:AVX2",)),
 }
 
