@@ -19,9 +19,7 @@ inline float* scratch(int slot, int64_t size) {
 // x (1 + erf(x / sqrt 2)) / 2. The error function by a rational function of x^2, fitted to 1e-8 on |x| < 5.6, beyond
 // which it is 1 to float32.
 INTERNIMAGE_INLINE Wide gelu(Wide x) {
-  const Wide zero{}, bound = zero + 5.6f;
-  const Wide c = x > bound ? bound : x < -bound ? -bound : x;
-  const Wide t = c * c;
+  const Wide zero{}, bound = zero + 5.6f, t = x * x;
   Wide p = zero + 2.214543989e-8f;
   p = p * t + 6.356510060e-6f;
   p = p * t + 1.738484526e-4f;
@@ -34,7 +32,7 @@ INTERNIMAGE_INLINE Wide gelu(Wide x) {
   q = q * t + 2.893996078e-2f;
   q = q * t + 2.528332871e-1f;
   q = q * t + 1.0f;
-  return x * (c * p / q + 0.5f);
+  return x > bound ? x : x < -bound ? zero : x * (x * p / q + 0.5f);
 }
 
 // f(vector) over `count` elements; the last few go through a padded vector.
