@@ -28,10 +28,10 @@ class Table:
 
     def lines(self) -> list[str]:
         rows = [
-            f"  {name:<28}{1e3 * median:10.3f} ms {ratio:8.2f} x"
+            f"  {name:<42}{1e3 * median:10.3f} ms {ratio:8.2f} x"
             for (name, median), ratio in zip(self.medians.items(), self.ratios.values(), strict=True)
         ]
-        absent = [f"  {name:<28}not run: {why}" for name, why in self.missing.items()]
+        absent = [f"  {name:<42}not run: {why}" for name, why in self.missing.items()]
         return [self.title, *rows, *absent]
 
 
@@ -39,11 +39,15 @@ def compare(
     title: str,
     variants: dict[str, Callable[[], object]],
     *,
+    before: dict[str, Callable[[], object]] | None = None,
     missing: dict[str, str] | None = None,
     seconds: float = 4.0,
     seed: int = 0,
 ) -> Table:
-    """Warm every variant up, then run all in rounds of random order: at least 5, for about `seconds` in all."""
+    """Warm every variant up, then run all in rounds of random order: at least 5, for about `seconds` in all.
+
+    What `before` holds for a variant runs ahead of each of its measurements, outside them.
+    """
     order = random.Random(seed)
     estimates = {}
     for name, job in variants.items():
@@ -53,6 +57,8 @@ def compare(
     measured: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(min(rounds, 200)):
         for name in order.sample(list(variants), len(variants)):
+            if before and name in before:
+                before[name]()
             measured[name].append(_time(variants[name]))
     return Table(title, measured, missing or {})
 

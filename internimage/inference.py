@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from internimage.backbone import Block, Downsample, InternImage, Stage, Stem
 from internimage.composite import CompositeInternImage
 from internimage.heads import ConvHead
-from internimage.layers import DCNv3, LayerScale
+from internimage.layers import MLP, DCNv3, LayerScale
 from internimage.ops import dcnv3, get_backend
 from internimage.ops.build import native_available
 from internimage.ops.fused import fused_convolution, fused_depthwise, fused_mlp, pack
@@ -230,7 +230,7 @@ class PreparedDCNv3(_Prepared):
 class PreparedMLP(_Prepared):
     """See `layers.MLP`; with the norms around it and the residual."""
 
-    def __init__(self, mlp: nn.Module, *, input_norm: nn.Module | None, output_norm: nn.Module, scale: Tensor | None):
+    def __init__(self, mlp: MLP, *, input_norm: nn.Module | None, output_norm: nn.Module, scale: Tensor | None) -> None:
         super().__init__()
         self.input_norm = FusedNorm(input_norm) if isinstance(input_norm, nn.LayerNorm) else None
         self.fc1 = FusedConvolution(mlp.fc1)

@@ -31,7 +31,7 @@ def pack(weight: Tensor) -> Tensor:
     """
     rows = weight.permute(0, 2, 3, 1).flatten(1) if weight.ndim == 4 else weight
     padded = F.pad(rows, (0, 0, 0, -rows.shape[0] % _PANEL))
-    return padded.unflatten(0, (-1, _PANEL)).transpose(1, 2).contiguous()
+    return padded.view(-1, _PANEL, padded.shape[1]).transpose(1, 2).contiguous()
 
 
 def _unpack(packed: Tensor, outputs: int) -> Tensor:
@@ -139,7 +139,7 @@ def _convolution(
     gelu: bool,
     eps: float,
 ) -> Tensor:
-    taps = _unpack(weight, bias.shape[0]).unflatten(1, (kernel_size, kernel_size, -1)).permute(0, 3, 1, 2)
+    taps = _unpack(weight, bias.shape[0]).view(-1, kernel_size, kernel_size, input.shape[3]).permute(0, 3, 1, 2)
     x = F.conv2d(input.permute(0, 3, 1, 2), taps, bias, stride, padding=kernel_size // 2).permute(0, 2, 3, 1)
     x = _normalised(x, norm, eps)
     x = F.gelu(x) if gelu else x
@@ -162,7 +162,7 @@ def _mlp(
 
 
 def _depthwise(input: Tensor, weight: Tensor, bias: Tensor, norm: Tensor, kernel_size: int, eps: float) -> Tensor:
-    taps = weight.t().unflatten(1, (1, kernel_size, kernel_size))
+    taps = weight.t().reshape(-1, 1, kernel_size, kernel_size)
     x = F.conv2d(input.permute(0, 3, 1, 2), taps, bias, padding=kernel_size // 2, groups=input.shape[3])
     return F.gelu(_normalised(x.permute(0, 2, 3, 1), norm, eps))
 

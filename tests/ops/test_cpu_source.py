@@ -11,7 +11,8 @@ from internimage.ops import toolchain
 from internimage.ops.build import SOURCES
 
 
-def test_the_kernels_touch_only_their_own_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("program_source", ["cpu_sanitized.cpp", "fused_sanitized.cpp"])
+def test_the_kernels_touch_only_their_own_memory(program_source: str, tmp_path: Path) -> None:
     try:
         compiler = shlex.split(toolchain.find_compiler().command)
     except toolchain.BuildError as missing:
@@ -20,7 +21,7 @@ def test_the_kernels_touch_only_their_own_memory(tmp_path: Path) -> None:
     flags = ["-std=c++20", "-O1", "-g", "-Wall", "-Wno-psabi", *toolchain.cpu_flags(toolchain.instruction_set())]
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-static-libasan"]
     program = tmp_path / "kernels"
-    source = Path(__file__).with_name("cpu_sanitized.cpp")
+    source = Path(__file__).with_name(program_source)
     built = subprocess.run(
         [*compiler, *flags, *sanitizers, *includes, str(source), "-o", str(program)], capture_output=True, text=True
     )

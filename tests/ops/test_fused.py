@@ -203,7 +203,7 @@ def test_a_wrong_call_of_the_operator_is_refused(name: str) -> None:
 
 def test_gradients_are_refused() -> None:
     x = torch.randn(1, 2, 2, 16, requires_grad=True)
-    with pytest.raises(RuntimeError, match="have no gradients; run them under torch.no_grad"):
+    with pytest.raises(RuntimeError, match=r"have no gradients; run them under torch\.no_grad"):
         fused_convolution(x, pack(torch.eye(16)), torch.zeros(16))
 
 
