@@ -48,10 +48,21 @@ INTERNIMAGE_INLINE void map(const float* from, float* to, int64_t count, const F
   }
 }
 
-inline float sum_of(Wide v) {
-  float sum = 0;
-  for (int i = 0; i < kLanes; ++i) sum += v[i];
-  return sum;
+INTERNIMAGE_INLINE float sum_of(Wide v) {
+  float lanes[kLanes];
+  store(lanes, v);
+#pragma GCC unroll 4
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  return lanes[0];
+}
+
+inline void copy_floats(const float* from, float* to, int64_t count) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(to + i, load<Wide>(from + i));
+  for (; i < count; ++i) to[i] = from[i];
 }
 
 // A LayerNorm over `channels`, with weight and bias one after the other; none where `affine` is null.
@@ -136,31 +147,36 @@ struct PlainRows {
       if (norm) {
         norm.apply(x + first, to + r * kStride, first, count, norm.moments(x), [](Wide v) { return v; });
       } else {
-        std::memcpy(to + r * kStride, x + first, count * sizeof(float));
+        copy_floats(x + first, to + r * kStride, count);
       }
     }
   }
 };
 
-// A row for each output pixel of a square convolution: the channels under its first tap, its second, and so on.
+// A row for each output pixel of a square convolution: the channels under its first tap, its second, and so on. The
+// taps of one kernel row are neighbours in memory.
 struct ConvolvedRows {
   const float* data;
   int64_t h, w, channels, out_h, out_w, kernel, stride;
 
   void copy(int64_t row, int64_t rows, int64_t first, int64_t count, float* to) const {
-    const int64_t padding = kernel / 2;
+    const int64_t padding = kernel / 2, line = kernel * channels;
     for (int64_t r = row; r < row + rows; ++r, to += kStride) {
-      const int64_t n = r / (out_h * out_w), q = r / out_w % out_h, p = r % out_w;
-      float* out = to;
-      for (int64_t k = first; k < first + count;) {
-        const int64_t tap = k / channels, c = k % channels, run = std::min(channels - c, first + count - k);
-        const int64_t y = q * stride + tap / kernel - padding, x = p * stride + tap % kernel - padding;
-        if (0 <= y && y < h && 0 <= x && x < w) {
-          std::memcpy(out, data + ((n * h + y) * w + x) * channels + c, run * sizeof(float));
-        } else {
-          std::memset(out, 0, run * sizeof(float));
+      const int64_t n = r / (out_h * out_w), top = r / out_w % out_h * stride - padding;
+      const int64_t left = r % out_w * stride - padding;
+      const int64_t begin = std::max<int64_t>(0, -left) * channels, end = std::min(kernel, w - left) * channels;
+      for (int64_t k = first, stop; k < first + count; k = stop) {
+        const int64_t y = top + k / line, start = k / line * line;  // of this kernel row
+        stop = std::min(start + line, first + count);
+        const int64_t inside = std::clamp(start + begin, k, stop), outside = std::clamp(start + end, inside, stop);
+        float* const out = to - first;
+        if (y < 0 || y >= h) {
+          std::fill(out + k, out + stop, 0.0f);
+          continue;
         }
-        out += run, k += run;
+        std::fill(out + k, out + inside, 0.0f);
+        copy_floats(data + ((n * h + y) * w + left) * channels + inside - start, out + inside, outside - inside);
+        std::fill(out + outside, out + stop, 0.0f);
       }
     }
   }
