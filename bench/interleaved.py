@@ -6,14 +6,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+Job = Callable[[], object]
+
 
 @dataclass(frozen=True)
 class Table:
-    """What one comparison found; `missing` says what could not run here and why."""
+    """What one comparison found, in seconds or in `unit`; `missing` says what could not run here and why."""
 
     title: str
     seconds: dict[str, list[float]]
     missing: dict[str, str]
+    unit: str = "ms"
 
     @property
     def medians(self) -> dict[str, float]:
@@ -23,12 +26,13 @@ class Table:
     def ratios(self) -> dict[str, float]:
         """Each variant's median time over that of the first variant."""
         medians = self.medians
-        first = next(iter(medians.values()))
+        first = next(iter(medians.values()), 1.0)
         return {name: value / first for name, value in medians.items()}
 
     def lines(self) -> list[str]:
+        scale = 1e3 if self.unit == "ms" else 1.0
         rows = [
-            f"  {name:<42}{1e3 * median:10.3f} ms {ratio:8.2f} x"
+            f"  {name:<42}{scale * median:10.3f} {self.unit} {ratio:8.2f} x"
             for (name, median), ratio in zip(self.medians.items(), self.ratios.values(), strict=True)
         ]
         absent = [f"  {name:<42}not run: {why}" for name, why in self.missing.items()]
@@ -37,9 +41,9 @@ class Table:
 
 def compare(
     title: str,
-    variants: dict[str, Callable[[], object]],
+    variants: dict[str, Job],
     *,
-    before: dict[str, Callable[[], object]] | None = None,
+    before: dict[str, Job] | None = None,
     missing: dict[str, str] | None = None,
     seconds: float = 4.0,
     seed: int = 0,
@@ -63,7 +67,7 @@ def compare(
     return Table(title, measured, missing or {})
 
 
-def _time(job: Callable[[], object]) -> float:
+def _time(job: Job) -> float:
     start = time.perf_counter()
     job()
     return time.perf_counter() - start

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from internimage.backbone import Block, Downsample, InternImage, Stage, Stem
 from internimage.composite import CompositeInternImage
 from internimage.heads import ConvHead
-from internimage.layers import MLP, DCNv3, LayerScale
+from internimage.layers import MLP, NORM_EPS, DCNv3, LayerScale
 from internimage.ops import dcnv3, get_backend
 from internimage.ops.build import native_available
 from internimage.ops.fused import fused_convolution, fused_depthwise, fused_mlp, pack
@@ -131,6 +131,7 @@ class FusedConvolution(_Prepared):
             kernel_size=self.kernel_size,
             stride=self.stride,
             gelu=self.gelu,
+            eps=NORM_EPS,
         )
 
 
@@ -191,7 +192,10 @@ class PreparedDCNv3(_Prepared):
         self.remove_center = layer.remove_center
         self.input_proj = FusedConvolution(layer.input_proj)
         self.depthwise_kernel_size = layer.depthwise.kernel_size[0]
-        self.register_buffer("depthwise_weight", layer.depthwise.weight.detach().flatten(1).t().contiguous())
+        self.register_buffer(
+            "depthwise_weight",
+            layer.depthwise.weight.detach().flatten(1).t().clone(memory_format=torch.contiguous_format),
+        )
         self.register_buffer("depthwise_bias", cast(Tensor, layer.depthwise.bias).detach().clone())
         self.norm = FusedNorm(layer.norm)
         predictions = [layer.offset, layer.mask, *([layer.center_scale] if layer.center_scale is not None else [])]
@@ -207,6 +211,7 @@ class PreparedDCNv3(_Prepared):
             self.depthwise_bias,
             self.norm.affine,
             kernel_size=self.depthwise_kernel_size,
+            eps=NORM_EPS,
         )
         offset, mask, *center_scale = self.predictions(query).split(self.widths, dim=-1)
         sampled = dcnv3(
@@ -245,6 +250,7 @@ class PreparedMLP(_Prepared):
             self.fc2.bias,
             input_norm=None if self.input_norm is None else self.input_norm.affine,
             output_norm=None if self.fc2.norm is None else self.fc2.norm.affine,
+            eps=NORM_EPS,
         )
 
 
@@ -268,7 +274,7 @@ class PreparedConvHead(_Prepared, ConvHead):
 
 
 def _layer_norm(x: Tensor, affine: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], affine[0], affine[1], 1e-6)
+    return F.layer_norm(x, x.shape[-1:], affine[0], affine[1], NORM_EPS)
 
 
 def _weight_and_bias(layer: nn.Conv2d | nn.Linear, scale: Tensor | None) -> tuple[Tensor, Tensor]:

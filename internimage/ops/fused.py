@@ -48,7 +48,7 @@ def fused_convolution(
     kernel_size: int = 1,
     stride: int = 1,
     gelu: bool = False,
-    eps: float = 1e-6,
+    eps: float = 0.0,
 ) -> Tensor:
     """Convolution with padding kernel_size // 2, then norm, GELU, and the sum with a residual, each where asked for.
 
@@ -58,6 +58,7 @@ def fused_convolution(
         bias: [outputs].
         norm: [2, outputs].
         residual: of the output's shape.
+        eps: of the norm.
 
     Returns:
         [N, Q, R, outputs], contiguous.
@@ -75,7 +76,7 @@ def fused_mlp(
     *,
     input_norm: Tensor | None = None,
     output_norm: Tensor | None = None,
-    eps: float = 1e-6,
+    eps: float,
 ) -> Tensor:
     """The residual branch of an MLP with its norms, and the sum: x + norm(fc2(gelu(fc1(norm(x))))).
 
@@ -93,7 +94,7 @@ def fused_mlp(
 
 
 def fused_depthwise(
-    input: Tensor, weight: Tensor, bias: Tensor, norm: Tensor, *, kernel_size: int, eps: float = 1e-6
+    input: Tensor, weight: Tensor, bias: Tensor, norm: Tensor, *, kernel_size: int, eps: float
 ) -> Tensor:
     """gelu(norm(convolution(x))) with a depthwise convolution that keeps the size.
 
@@ -120,6 +121,8 @@ def _call(operator: Any, definition: Callable[..., Tensor], input: Tensor, *argu
         return definition(input, *arguments)
     if torch.compiler.is_compiling():
         return cast(Tensor, operator(input, *arguments, SCHEMA_VERSION))
+    if torch._C._are_functorch_transforms_active():
+        return definition(input, *arguments)
     with torch._C._AutoDispatchBelowAutograd():
         return cast(Tensor, operator(input, *arguments, SCHEMA_VERSION))
 

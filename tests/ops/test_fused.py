@@ -83,6 +83,7 @@ def test_a_convolution_with_all_that_follows_it(
             kernel_size=kernel,
             stride=stride,
             gelu=gelu,
+            eps=EPS,
         )
     expected = conv(layer.double(), x.double())
     expected = layer_norm.double()(expected) if layer_norm else expected
@@ -115,6 +116,7 @@ def test_an_mlp_with_its_norms_and_residual(
             fc2.bias,
             input_norm=affine(before),
             output_norm=affine(after),
+            eps=EPS,
         )
     y = before.double()(x.double()) if before else x.double()
     y = fc2.double()(F.gelu(fc1.double()(y)))
@@ -134,7 +136,7 @@ def test_a_depthwise_convolution_with_norm_and_gelu(
     x = torch.randn(*size, channels)
     weight = layer.weight.flatten(1).t().contiguous()
     with use_backend(backend):
-        got = fused_depthwise(x, weight, layer.bias, affine(norm), kernel_size=kernel)
+        got = fused_depthwise(x, weight, layer.bias, affine(norm), kernel_size=kernel, eps=EPS)
     assert_close(got, F.gelu(norm.double()(conv(layer.double(), x.double()))))
 
 
@@ -149,7 +151,7 @@ def test_gelu_is_exact_to_rounding_everywhere(channels: int) -> None:
     assert error.max() < 2.5e-7  # relative to x, as torch's own has it
     special = torch.tensor([float("nan"), float("inf"), 0.0]).view(1, 1, 3, 1).expand(1, 1, 3, 16)
     with use_backend("native"):
-        got = fused_depthwise(special, torch.ones(1, 16), torch.zeros(16), torch.ones(2, 16), kernel_size=1)
+        got = fused_depthwise(special, torch.ones(1, 16), torch.zeros(16), torch.ones(2, 16), kernel_size=1, eps=EPS)
     assert got[0, 0, :2].isnan().all()
     assert got[0, 0, 2].isfinite().all()
 
@@ -214,7 +216,7 @@ def test_flops_are_those_of_the_plain_layers() -> None:
     with FlopCounterMode(display=False) as plain, torch.no_grad():
         fc2(fc1(x)), convolution(images), depthwise(images)
     with FlopCounterMode(display=False) as fused, torch.no_grad():
-        fused_mlp(x, pack(fc1.weight), fc1.bias, pack(fc2.weight), fc2.bias)
+        fused_mlp(x, pack(fc1.weight), fc1.bias, pack(fc2.weight), fc2.bias, eps=EPS)
         fused_convolution(x, pack(convolution.weight), convolution.bias, kernel_size=3, stride=2)
-        fused_depthwise(x, torch.ones(9, 24), torch.ones(24), norm, kernel_size=3)
+        fused_depthwise(x, torch.ones(9, 24), torch.ones(24), norm, kernel_size=3, eps=EPS)
     assert fused.get_total_flops() == plain.get_total_flops()

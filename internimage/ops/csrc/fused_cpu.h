@@ -175,7 +175,7 @@ struct ConvolvedRows {
           continue;
         }
         std::fill(out + k, out + inside, 0.0f);
-        copy_floats(data + ((n * h + y) * w + left) * channels + inside - start, out + inside, outside - inside);
+        copy_floats(data + (((n * h + y) * w + left) * channels + inside - start), out + inside, outside - inside);
         std::fill(out + outside, out + stop, 0.0f);
       }
     }
