@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import NoReturn, TypeVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from internimage.backbone import Block, Downsample, InternImage, Stage, Stem
@@ -168,14 +167,15 @@ class PreparedBlock(_Prepared):
             scale.gamma.detach() if isinstance(scale, LayerScale) else None
             for scale in (block.layer_scale1, block.layer_scale2)
         ]
-        before = (None, None) if block.post_norm else (block.norm1, block.norm2)
         after = (block.norm1, block.norm2) if block.post_norm else (block.res_norm1, block.res_norm2)
-        self.norm = None if before[0] is None else FusedNorm(before[0])
+        self.norm = nn.Identity() if block.post_norm else copy.deepcopy(block.norm1)
         self.dcn = PreparedDCNv3(block.dcn, norm=after[0], scale=scales[0])
-        self.mlp = PreparedMLP(block.mlp, input_norm=before[1], output_norm=after[1], scale=scales[1])
+        self.mlp = PreparedMLP(
+            block.mlp, input_norm=None if block.post_norm else block.norm2, output_norm=after[1], scale=scales[1]
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.mlp(self.dcn(x if self.norm is None else _layer_norm(x, self.norm.affine), residual=x))
+        out: Tensor = self.mlp(self.dcn(self.norm(x), residual=x))
         return out
 
 
@@ -235,9 +235,11 @@ class PreparedDCNv3(_Prepared):
 class PreparedMLP(_Prepared):
     """See `layers.MLP`; with the norms around it and the residual."""
 
-    def __init__(self, mlp: MLP, *, input_norm: nn.Module | None, output_norm: nn.Module, scale: Tensor | None) -> None:
+    def __init__(
+        self, mlp: MLP, *, input_norm: nn.LayerNorm | None, output_norm: nn.Module, scale: Tensor | None
+    ) -> None:
         super().__init__()
-        self.input_norm = FusedNorm(input_norm) if isinstance(input_norm, nn.LayerNorm) else None
+        self.input_norm = None if input_norm is None else FusedNorm(input_norm)
         self.fc1 = FusedConvolution(mlp.fc1)
         self.fc2 = FusedConvolution(mlp.fc2, norm=output_norm, scale=scale)
 
@@ -271,10 +273,6 @@ class PreparedConvHead(_Prepared, ConvHead):
     def pool(self, features: Tensor) -> Tensor:
         widened: Tensor = self.widen(features)
         return widened.mean(dim=(1, 2))
-
-
-def _layer_norm(x: Tensor, affine: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], affine[0], affine[1], NORM_EPS)
 
 
 def _weight_and_bias(layer: nn.Conv2d | nn.Linear, scale: Tensor | None) -> tuple[Tensor, Tensor]:

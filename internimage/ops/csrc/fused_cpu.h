@@ -9,9 +9,10 @@
 
 namespace internimage {
 
-// Scratch memory of a thread, kept between calls: fresh pages would cost more than some of the layers.
+// Scratch memory of a thread (0: copied input, 1: hidden map), kept between calls: fresh pages would cost more than some
+// of the layers.
 inline float* scratch(int slot, int64_t size) {
-  static thread_local std::vector<float> buffers[3];
+  static thread_local std::vector<float> buffers[2];
   if (int64_t(buffers[slot].size()) < size) buffers[slot].resize(size);
   return buffers[slot].data();
 }
@@ -35,16 +36,16 @@ INTERNIMAGE_INLINE Wide gelu(Wide x) {
   return x > bound ? x : x < -bound ? zero : x * (x * p / q + 0.5f);
 }
 
-// f(vector) over `count` elements; the last few go through a padded vector.
+// x = f(x) over `count` elements; the last few go through a padded vector.
 template <typename F>
-INTERNIMAGE_INLINE void map(const float* from, float* to, int64_t count, const F& f) {
+INTERNIMAGE_INLINE void map(float* x, int64_t count, const F& f) {
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(to + i, f(load<Wide>(from + i), i));
+  for (; i + kLanes <= count; i += kLanes) store(x + i, f(load<Wide>(x + i)));
   if (i < count) {
     float rest[kLanes] = {};
-    std::copy_n(from + i, count - i, rest);
-    store(rest, f(load<Wide>(rest), i));
-    std::copy_n(rest, count - i, to + i);
+    std::copy_n(x + i, count - i, rest);
+    store(rest, f(load<Wide>(rest)));
+    std::copy_n(rest, count - i, x + i);
   }
 }
 
@@ -115,7 +116,7 @@ struct Finish {
   void columns(const Rows& c, int64_t row, int64_t rows, int64_t column, int64_t count, int64_t residual_stride) const {
     for (int64_t r = row; r < row + rows; ++r) {
       float* const x = c.at(r, column);
-      if (activate) map(x, x, count, [](Wide v, int64_t) { return gelu(v); });
+      if (activate) map(x, count, [](Wide v) { return gelu(v); });
       if (residual) {
         const float* const y = residual + r * residual_stride + column;
         int64_t i = 0;

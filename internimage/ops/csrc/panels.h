@@ -17,11 +17,9 @@ namespace internimage {
 
 #if defined(__AVX512F__)
 typedef float Wide __attribute__((vector_size(64)));
-typedef int32_t WideInt __attribute__((vector_size(64)));
 constexpr int kTileRows = 12;
 #else
 typedef float8 Wide;
-typedef int8x32 WideInt;
 constexpr int kTileRows = 6;
 #endif
 constexpr int kLanes = sizeof(Wide) / sizeof(float);
