@@ -37,7 +37,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Ratios of speed, one thread; tables on screen, figures in .benchmarks/latest.json."""
+    """Ratios of speed and memory, an hour or more; tables on screen, figures in .benchmarks/latest.json."""
     session.install("--upgrade", "-e", ".[test]", "torch", "torchvision")
-    arguments = session.posargs or ["bench/dcnv3.py", "bench/backbone.py"]
+    arguments = session.posargs or ["bench/dcnv3.py", "bench/backbone.py", "bench/training.py", "bench/memory.py"]
     session.run("pytest", "--benchmark-json=.benchmarks/latest.json", *arguments, env={"OMP_NUM_THREADS": "1"})

@@ -25,7 +25,7 @@ def one_thread() -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    terminalreporter.section("ratios of medians, one thread, variants interleaved in random order")
+    terminalreporter.section("ratios of medians, variants in random order; one thread unless the title says more")
     capability = torch.backends.cpu.get_cpu_capability()
     terminalreporter.write_line(f"torch {torch.__version__}, {platform.machine()}, {capability}")
     for table in TABLES:

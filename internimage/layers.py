@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from internimage.ops import dcnv3
 
+NORM_EPS = 1e-6  # of the released weights
+
 
 def layer_norm(channels: int) -> nn.LayerNorm:
     """A LayerNorm with the epsilon of the released weights."""
-    return nn.LayerNorm(channels, eps=1e-6)
+    return nn.LayerNorm(channels, eps=NORM_EPS)
 
 
 def linear(in_features: int, out_features: int) -> nn.Linear:

@@ -24,6 +24,7 @@ class _Command:
 COMMANDS = {
     "demo": _Command("internimage.tasks.demo", "train, compile and deploy a small model on handwritten digits"),
     "predict": _Command("internimage.tasks.classification.predict", "name what pictures show"),
+    "bench": _Command("internimage.tasks.bench", "measure how fast a model runs here, and where its time goes"),
     "doctor": _Command("internimage.tasks.doctor", "show what is installed and built, and what is missing"),
 }
 

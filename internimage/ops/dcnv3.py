@@ -10,7 +10,7 @@ from internimage.ops import reference
 from internimage.ops.backend import get_backend
 from internimage.ops.build import native_available
 from internimage.ops.geometry import Geometry, IntPair
-from internimage.ops.schema import SCHEMA_VERSION, SCHEMAS
+from internimage.ops.schema import SCHEMA_VERSION, SCHEMAS, check_version
 
 _FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -178,17 +178,17 @@ class _DCNv3(torch.autograd.Function):
             return *_backward(grad_output, tensors, ctx.geometry), None
 
 
-_library = torch.library.Library("internimage", "FRAGMENT")  # type: ignore[no-untyped-call]
+library = torch.library.Library("internimage", "FRAGMENT")  # type: ignore[no-untyped-call]
 for _schema in SCHEMAS.values():
-    _library.define(_schema)  # type: ignore[no-untyped-call]
+    library.define(_schema)  # type: ignore[no-untyped-call]
 
 
-@torch.library.impl(_library, "dcnv3", "CompositeExplicitAutograd")
+@torch.library.impl(library, "dcnv3", "CompositeExplicitAutograd")
 def _dcnv3(input: Tensor, offset: Tensor, mask: Tensor, *arguments: Any) -> Tensor:
     return reference.dcnv3(input, offset, mask, _geometry(*arguments)).contiguous()
 
 
-@torch.library.impl(_library, "dcnv3_backward", "CompositeExplicitAutograd")
+@torch.library.impl(library, "dcnv3_backward", "CompositeExplicitAutograd")
 def _dcnv3_backward(
     grad_output: Tensor, input: Tensor, offset: Tensor, mask: Tensor, *arguments: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -198,11 +198,7 @@ def _dcnv3_backward(
 
 def _geometry(*arguments: Any) -> Geometry:
     *geometry, version = arguments
-    if version != SCHEMA_VERSION:
-        raise RuntimeError(
-            f"internimage::dcnv3: this program was made for version {version} of the operator, this library has "
-            f"version {SCHEMA_VERSION}; export it again"
-        )
+    check_version(version)
     return Geometry(*geometry)
 
 

@@ -19,4 +19,28 @@ SCHEMAS: dict[str, str] = {
         f"dcnv3_backward(Tensor grad_output, {_DCNV3_ARGUMENTS}, bool deterministic, int version) "
         "-> (Tensor, Tensor, Tensor)"
     ),
+    "fused_convolution": (
+        "fused_convolution(Tensor input, Tensor weight, Tensor bias, Tensor? norm, Tensor? residual, int kernel_size, "
+        "int stride, bool gelu, float eps, int version) -> Tensor"
+    ),
+    "fused_mlp": (
+        "fused_mlp(Tensor input, Tensor weight1, Tensor bias1, Tensor weight2, Tensor bias2, Tensor? input_norm, "
+        "Tensor? output_norm, float eps, int version) -> Tensor"
+    ),
+    "fused_depthwise": (
+        "fused_depthwise(Tensor input, Tensor weight, Tensor bias, Tensor norm, int kernel_size, float eps, "
+        "int version) -> Tensor"
+    ),
 }
+
+
+def check_version(version: int) -> None:
+    """
+    Raises:
+        RuntimeError: a program calls another version of the operators.
+    """
+    if version != SCHEMA_VERSION:
+        raise RuntimeError(
+            f"internimage: this program was made for version {version} of the operators, this library has version "
+            f"{SCHEMA_VERSION}; export it again"
+        )

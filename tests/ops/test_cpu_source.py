@@ -19,66 +19,62 @@ SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-sta
 TOLERANCES = {"float32": 1e-4, "float64": 1e-12, "float16": 2e-3, "bfloat16": 2e-2}
 
 
-def run(compiler: list[str], flags: tuple[str, ...], emulator: tuple[str, ...] = ()) -> list[tuple[str, list[float]]]:
-    """Build the program and run it: for each of its random cases the dtype and four sums."""
+# What runs the kernels of one header on random cases, and the number of cases it reports.
+PROGRAMS = {"cpu_sanitized.cpp": 240, "fused_sanitized.cpp": 200}
+Results = list[tuple[str, list[float]]]  # for each case its dtype, and sums of absolute values
+
+each_program = pytest.mark.parametrize("program", PROGRAMS)
+
+
+def run(program: str, compiler: list[str], flags: tuple[str, ...], emulator: tuple[str, ...] = ()) -> Results:
     includes = [f"-I{path}" for path in (SOURCES, *torch.utils.cpp_extension.include_paths())]
+    source = str(Path(__file__).with_name(program))
     with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder, "kernels")
-        source = Path(__file__).with_name("cpu_sanitized.cpp")
+        built_program = str(Path(folder, "program"))
         # Without optimisation GCC takes a quarter of the time.
-        command = [
-            *compiler,
-            "-std=c++20",
-            "-O0",
-            "-Wall",
-            "-Wno-psabi",
-            *flags,
-            *includes,
-            str(source),
-            "-o",
-            str(program),
-        ]
-        built = subprocess.run(command, capture_output=True, text=True)
+        options = ["-std=c++20", "-O0", "-Wall", "-Wno-psabi", *flags, *includes, "-o", built_program]
+        built = subprocess.run([*compiler, source, *options], capture_output=True, text=True)
         if "cannot find" in built.stderr or "unrecognized" in built.stderr:
-            pytest.skip(
-                f"the compiler has no sanitizers: {built.stderr.splitlines()[0]}; install its sanitizer runtime"
-            )
+            pytest.skip(f"the compiler lacks a part: {built.stderr.splitlines()[0]}; install its sanitizer runtime")
         assert built.returncode == 0, built.stderr
         assert "warning: " not in built.stderr.replace("c10", "")
-        result = subprocess.run([*emulator, str(program)], capture_output=True, text=True)
+        result = subprocess.run([*emulator, built_program], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     rows = [line.split() for line in result.stdout.splitlines()]
     return [(dtype, [float(value) for value in values]) for dtype, *values in rows]
 
 
 @functools.cache
-def baseline() -> list[tuple[str, list[float]]]:
+def baseline(program: str) -> Results:
     try:
         compiler = shlex.split(toolchain.find_compiler().command)
     except toolchain.BuildError as missing:
         pytest.skip(str(missing))
-    return run(compiler, SANITIZERS)
+    return run(program, compiler, SANITIZERS)
 
 
-def assert_equal(found: list[tuple[str, list[float]]], expected: list[tuple[str, list[float]]]) -> None:
-    assert len(found) == len(expected) == 240
+def assert_same(found: Results, program: str) -> None:
+    expected = baseline(program)
+    assert len(found) == len(expected) == PROGRAMS[program]
     for (dtype, values), (expected_dtype, expected_values) in zip(found, expected, strict=True):
         assert dtype == expected_dtype
         assert np.isfinite(values).all()
         np.testing.assert_allclose(values, expected_values, rtol=TOLERANCES[dtype])
 
 
+@each_program
 @pytest.mark.parametrize("name", toolchain.INSTRUCTION_SETS)
-def test_each_instruction_set_gives_the_same_and_touches_only_its_own_memory(name: str) -> None:
+def test_each_instruction_set_gives_the_same_and_touches_only_its_own_memory(name: str, program: str) -> None:
     if name not in toolchain.instruction_sets():
         pytest.skip(f"this CPU does not run {name}")
-    expected = baseline()
+    baseline(program)  # skips without a compiler
     flags = (*SANITIZERS, *toolchain.cpu_flags(name))
-    assert_equal(run(shlex.split(toolchain.find_compiler().command), flags), expected)
+    assert_same(run(program, shlex.split(toolchain.find_compiler().command), flags), program)
 
 
-def test_neon_gives_the_same_in_an_emulator() -> None:
+@each_program
+def test_neon_gives_the_same_in_an_emulator(program: str) -> None:
     compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64-static")
     if compiler is None or emulator is None:
         pytest.skip("needs a cross-compiler and an emulator: apt install g++-aarch64-linux-gnu qemu-user-static")
-    assert_equal(run([compiler], ("-static",), (emulator,)), baseline())
+    assert_same(run(program, [compiler], ("-static",), (emulator,)), program)
