@@ -1,6 +1,7 @@
 """The CPU kernels' source, built for each instruction set and run under the sanitizers."""
 
 import functools
+import platform
 import shlex
 import shutil
 import subprocess
@@ -78,3 +79,25 @@ def test_neon_gives_the_same_in_an_emulator(program: str) -> None:
     if compiler is None or emulator is None:
         pytest.skip("needs a cross-compiler and an emulator: apt install g++-aarch64-linux-gnu qemu-user-static")
     assert_same(run(program, [compiler], ("-static",), (emulator,)), program)
+
+
+def test_a_library_for_another_cpu_knows_what_is_missing(tmp_path: Path) -> None:
+    emulator = shutil.which("qemu-x86_64-static")
+    if emulator is None or platform.machine() != "x86_64":
+        pytest.skip("needs an x86-64 machine and an emulator: apt install qemu-user-static")
+    source = tmp_path / "features.cpp"
+    source.write_text(
+        '#include <cstdio>\n#include "cpu_features.h"\n'
+        'int main() { const char* missing = internimage::missing_instruction_set(); std::puts(missing ? missing : "-"); }'
+    )
+    compiler = shlex.split(toolchain.find_compiler().command)
+    for flags, cpu, expected in [
+        (["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"], "Haswell", "AVX-512"),
+        (["-mavx2", "-mfma"], "Haswell", "-"),
+        (["-mavx2", "-mfma"], "Nehalem", "AVX2"),
+        ([], "Nehalem", "-"),
+    ]:
+        program = str(tmp_path / "features")
+        subprocess.run([*compiler, "-static", *flags, f"-I{SOURCES}", str(source), "-o", program], check=True)
+        result = subprocess.run([emulator, "-cpu", cpu, program], capture_output=True, text=True)
+        assert result.stdout.strip() == expected, (flags, cpu, result.stderr)

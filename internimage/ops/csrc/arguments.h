@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpu_features.h"
 #include "geometry.h"
 
 namespace internimage {
@@ -39,7 +40,11 @@ inline int64_t pixel_stride(const Tensor& x) {
 // x itself where a kernel can walk it pixel by pixel, else a contiguous copy.
 inline Tensor walkable(const Tensor& x) { return pixel_stride(x) > 0 ? x : torch::stable::contiguous(x); }
 
+// The first thing that every operator does.
 inline void check_version(int64_t version) {
+  static const char* const missing = missing_instruction_set();
+  STD_TORCH_CHECK(missing == nullptr, "internimage: this library was built for CPUs with ", missing,
+                  ", which this one lacks; build it on this machine, or set INTERNIMAGE_BACKEND=torch");
   STD_TORCH_CHECK(
       version == kSchemaVersion, "internimage: this library implements version ", kSchemaVersion,
       " of its operators, the call was made for version ", version,
