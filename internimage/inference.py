@@ -62,6 +62,8 @@ def prepare_for_inference(model: Model) -> Model:
 def _replacements(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
     for module in model.modules():
         match module:
+            case _Prepared():  # it was prepared before
+                continue
             case Stem():
                 yield module, PreparedStem(module)
             case Downsample():

@@ -159,6 +159,19 @@ def test_what_cannot_be_prepared_is_named() -> None:
         prepare_for_inference(reduced(FORMS["t"]).bfloat16())
 
 
+def test_images_of_another_dtype_are_refused() -> None:
+    with (
+        pytest.raises(RuntimeError, match=r"must be float32; a prepared model takes images\.float\(\)"),
+        torch.no_grad(),
+    ):
+        prepare_for_inference(reduced(FORMS["t"]))(images(1, 3, 32, 32).double())
+
+
+def test_preparing_twice_changes_nothing() -> None:
+    model = reduced(FORMS["t"])
+    assert_same(model, prepare_for_inference(prepare_for_inference(model)), images(1, 3, 32, 32))
+
+
 def test_without_kernels_it_is_a_plain_copy() -> None:
     model = reduced(FORMS["t"])
     with use_backend("torch"):

@@ -17,8 +17,9 @@ const float* floats(const std::optional<Tensor>& x) { return x ? floats(*x) : nu
 
 // x as contiguous float32, of the given number of axes.
 Tensor checked(const Tensor& x, int64_t axes, const char* name) {
-  STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float && x.dim() == axes, "internimage: ", name,
-                  " of a fused layer must be a float32 tensor of ", axes, " axes, got ", x.dim(), " axes");
+  STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float, "internimage: ", name,
+                  " of a fused layer must be float32; a prepared model takes images.float()");
+  STD_TORCH_CHECK(x.dim() == axes, "internimage: ", name, " of a fused layer must have ", axes, " axes, got ", x.dim());
   return torch::stable::contiguous(x);
 }
 
@@ -64,7 +65,8 @@ Tensor convolution(Tensor input, Tensor weight, Tensor bias, std::optional<Tenso
   const Tensor output = torch::stable::new_empty(input, {n, out_h, out_w, columns});
   if (residual) {
     residual = checked(*residual, 4, "residual");
-    STD_TORCH_CHECK(residual->numel() == output.numel() && residual->size(3) == columns,
+    STD_TORCH_CHECK(residual->size(0) == n && residual->size(1) == out_h && residual->size(2) == out_w &&
+                        residual->size(3) == columns,
                     "internimage: the residual of a fused layer must have the shape of its output");
   }
   float* const out = static_cast<float*>(output.mutable_data_ptr());
