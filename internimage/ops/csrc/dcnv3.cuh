@@ -307,7 +307,9 @@ template <typename T, int kLanes, bool k3x3>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 2 : 4)
 dcnv3_forward(const Layout<Real<T>> g, const T* __restrict__ input, const T* __restrict__ offset,
               const T* __restrict__ mask, T* __restrict__ output) {
-  for (int item = int(blockIdx.x) * kThreads + int(threadIdx.x); item < g.work; item += int(gridDim.x) * kThreads) {
+  for (int block = int(blockIdx.x) * kThreads; block < g.work; block += int(gridDim.x) * kThreads) {
+    const int item = block + int(threadIdx.x);
+    if (item >= g.work) continue;
     int member;
     const Place<T> place = place_of(g, item, offset, mask, member);
     const Real<T> peak = peak_of<T, k3x3>(g, place.mask);
@@ -355,7 +357,9 @@ struct Channels {
   __device__ __forceinline__ TapGradient<Real<T>> gradient(const Layout<Real<T>>& g, const BilinearCell<Real<T>>& cell,
                                                            Real<T> weight) {
     Real<T> dot[4] = {};  // grad_output . pixel
-    for (int channel = first; channel < end; channel += stride) {
+    for (int begin = 0; begin < end; begin += stride) {  // as often in all lanes: the compiler sees them meet again
+      const int channel = begin + first;
+      if (channel >= end) continue;
       if (stride < end) load(grad_output + channel, grad);
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
@@ -399,10 +403,9 @@ dcnv3_backward(const Layout<Real<T>> g, const T* __restrict__ grad_output, const
                const T* __restrict__ offset, const T* __restrict__ mask, Real<T>* __restrict__ grad_input,
                T* __restrict__ grad_offset, T* __restrict__ grad_mask) {
   const int team = int(g.team.value);
-  // A whole warp stays for its last team, since all lanes take part in the sums. Those with no item left repeat the
-  // last one, without channels.
-  for (int item = int(blockIdx.x) * kThreads + int(threadIdx.x); item - int(threadIdx.x % kWarp) < g.work;
-       item += int(gridDim.x) * kThreads) {
+  for (int block = int(blockIdx.x) * kThreads; block < g.work; block += int(gridDim.x) * kThreads) {
+    // All lanes take part in the sums: those with no item left repeat the last one, without channels.
+    const int item = block + int(threadIdx.x);
     int member;
     const Place<T> place = place_of(g, item < g.work ? item : g.work - 1, offset, mask, member);
     const TapWeights<T, k3x3> weights(g, place.mask);
@@ -465,18 +468,21 @@ __global__ void __launch_bounds__(kThreads, 2)
 dcnv3_backward_input_in_order(const Layout<Real<T>> g, const T* __restrict__ grad_output,
                               const T* __restrict__ offset, const T* __restrict__ mask,
                               Real<T>* __restrict__ grad_input) {
+  constexpr int kWarps = kThreads / kWarp;
   const int lane = int(threadIdx.x) % kWarp;
   const int points = int(g.out_w.value) * int(g.taps.value);  // of one group in a row of the output
-  for (int item = (int(blockIdx.x) * kThreads + int(threadIdx.x)) / kWarp; item < g.work;
-       item += int(gridDim.x) * (kThreads / kWarp)) {
-    const Divisor::Parts in_bands = g.bands(item), in_groups = g.groups(in_bands.quotient);
+  for (int block = int(blockIdx.x) * kWarps; block < g.work; block += int(gridDim.x) * kWarps) {
+    const int item = block + int(threadIdx.x) / kWarp;
+    const bool owns = item < g.work;  // a warp with no item left looks along, but has no rows
+    const Divisor::Parts in_bands = g.bands(owns ? item : 0), in_groups = g.groups(in_bands.quotient);
     const int group = in_groups.remainder;
-    const int first_row = in_bands.remainder * g.band_rows;
+    const int first_row = owns ? in_bands.remainder * g.band_rows : g.h + 1;
     const int end_row = first_row + g.band_rows < g.h ? first_row + g.band_rows : g.h;
     const int group_channel = group * g.group_channels;
     Real<T>* const image =
         grad_input + (g.position((g.first_image + in_groups.quotient) * (int64_t(g.h) * g.w)) + group_channel);
-    for (int row = in_groups.quotient * g.out_h; row < (in_groups.quotient + 1) * g.out_h; ++row) {
+    for (int out_row = 0; out_row < g.out_h; ++out_row) {
+      const int row = in_groups.quotient * g.out_h + out_row;
       for (int start = 0; start < points; start += kWarp) {
         const int point = start + lane;
         const Divisor::Parts in_taps = g.taps(point < points ? point : points - 1);
