@@ -124,9 +124,11 @@ def test_every_kernel_is_there(kernels: tuple[str, list[Kernel]]) -> None:
 def test_no_kernel_spills_calls_or_has_a_stack(kernels: tuple[str, list[Kernel]]) -> None:
     for kernel in kernels[1]:
         assert kernel.local_bytes == (0, 0, 0), kernel.name
-        # Before 9.0 ptxas leaves some loops by CALL.REL.NOINC, as a jump: a subroutine would have a RET.
-        assert not kernel.count(r"(RET|CALL\.ABS|JCAL|LDL|STL|BRX|WARPSYNC\.COLLECTIVE)\b.*"), kernel
-        assert kernel.count(r"CALL\b.*") <= 3, kernel
+        assert not kernel.count(r"(RET|JCAL|LDL|STL)\b.*"), kernel
+        # For 8.x ptxas ends loops of some kilobytes by "CALL.REL.NOINC behind it; BRA back": a jump, that never returns.
+        following = zip(kernel.instructions, kernel.instructions[1:], strict=False)
+        calls = [pair for pair in following if pair[0].startswith("CALL")]
+        assert set(calls) <= {("CALL.REL.NOINC", "BRA")}, kernel
 
 
 def test_the_forward_paths_of_3x3_taps_leave_registers_for_four_blocks(kernels: tuple[str, list[Kernel]]) -> None:
