@@ -25,6 +25,7 @@ COMMANDS = {
     "demo": _Command("internimage.tasks.demo", "train, compile and deploy a small model on handwritten digits"),
     "predict": _Command("internimage.tasks.classification.predict", "name what pictures show"),
     "doctor": _Command("internimage.tasks.doctor", "show what is installed and built, and what is missing"),
+    "build-ops": _Command("internimage.tasks.build_ops", "build the operators' library for processes without Python"),
 }
 
 _EXAMPLES = """examples:

@@ -211,9 +211,7 @@ def test_kernels_equal_the_definition(kernels: ctypes.CDLL, name: str, dtype: to
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ["3x3 softmax", "3 channels", "5x3 dilated"])
-def test_scalar_atomics_and_many_launches_give_the_same(
-    earlier: ctypes.CDLL, name: str, dtype: torch.dtype
-) -> None:
+def test_scalar_atomics_and_many_launches_give_the_same(earlier: ctypes.CDLL, name: str, dtype: torch.dtype) -> None:
     before = earlier.emulation_launches()
     assert_equal_to_the_definition(earlier, name, dtype)
     assert earlier.emulation_launches() - before > 10

@@ -61,7 +61,9 @@ def disassembler(toolkit: toolchain.CudaToolkit) -> str:
     programs = [shutil.which("nvdisasm"), *(shutil.which("nvdisasm", path=str(folder)) for folder in folders)]
     found = next(filter(None, programs), None)
     if found is None:
-        pytest.skip("needs nvdisasm: pip install nvidia-cuda-nvdisasm, or a CUDA build of PyTorch, which brings triton's")
+        pytest.skip(
+            "needs nvdisasm: pip install nvidia-cuda-nvdisasm, or a CUDA build of PyTorch, which brings triton's"
+        )
     return found
 
 
