@@ -4,11 +4,9 @@ import ctypes
 import importlib.util
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from cuda_cases import CASES
 from strategies import Case, make_case
 from torch import Tensor
 
@@ -57,7 +56,7 @@ def build(source: Path, result: Path, *flags: str) -> None:
         pytest.skip("needs g++ (apt-get install g++)")
     if not includes:
         pytest.skip("needs CUDA's headers: the CUDA toolkit, or pip install nvidia-cuda-runtime nvidia-cuda-cccl")
-    # Variables that nothing was assigned to hold a pattern: huge numbers, so that reading one shows in the results.
+    # Variables that nothing was assigned to hold a pattern (GCC 12): huge numbers, so that reading one shows in results.
     command = [compiler, "-std=c++17", "-O1", "-fPIC", "-ftrivial-auto-var-init=pattern", *flags]
     command += ["-include", str(HERE / "cuda_emulation.h"), f"-isystem{includes[0]}", "-x", "c++", str(source)]
     command += ["-o", str(result)]
@@ -165,33 +164,6 @@ def assert_equal_to_the_definition(kernels: ctypes.CDLL, name: str, dtype: torch
     assert_close(run_forward(kernels, case), output)
     for deterministic in (False, True):
         assert_gradients_close(run_backward(kernels, case, grad_output, deterministic), grads)
-
-
-CASES: dict[str, dict[str, Any]] = {
-    "3x3": {"group_channels": 16},
-    "3x3 softmax": {"group_channels": 16, "softmax": True},
-    "3x3 no centre": {"group_channels": 16, "groups": 3, "remove_center": True, "offset_scale": 2.0},
-    "3x3 no centre, softmax": {"group_channels": 8, "remove_center": True, "softmax": True},
-    "1 channel": {"group_channels": 1, "groups": 5, "softmax": True},
-    "3 channels": {"group_channels": 3, "stride": (2, 1)},
-    "5 channels": {"group_channels": 5, "remove_center": True},
-    "17 channels": {"group_channels": 17, "groups": 1, "softmax": True},
-    "6 channels": {"group_channels": 6, "dilation": (2, 1), "padding": (2, 1)},
-    "12 channels": {"group_channels": 12, "stride": (2, 3), "padding": (0, 2)},
-    "5x3 dilated": {"kernel_size": (5, 3), "dilation": (1, 2), "padding": (2, 2)},
-    "2x4 even": {"kernel_size": (2, 4), "dilation": (3, 1), "padding": (1, 2), "softmax": True},
-    "5x5 no centre": {
-        "group_channels": 2,
-        "kernel_size": (5, 5),
-        "padding": (2, 2),
-        "remove_center": True,
-        "offset_scale": 0.7,
-    },
-    "1x1": {"kernel_size": (1, 1), "padding": (0, 0)},
-    "1 pixel": {"n": 3, "size": (1, 1), "softmax": True},
-    "no padding": {"n": 1, "size": (3, 9), "padding": (0, 0)},
-    "far outside": {"spread": 5.0, "offset_scale": 2.0},
-}
 
 
 def make(name: str, dtype: torch.dtype = torch.float32, **changes: Any) -> tuple[Case, Tensor]:

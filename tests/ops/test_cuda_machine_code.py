@@ -100,7 +100,9 @@ def parsed(ptxas: str, disassembled: str) -> Iterator[Kernel]:
         symbol = re.match(r"'(\w+)'", text)
         local = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", text)
         registers = re.search(r"Used (\d+) registers", text)
-        assert symbol and local and registers
+        assert symbol is not None
+        assert local is not None
+        assert registers is not None
         name = subprocess.run(["c++filt", symbol[1]], capture_output=True, text=True, check=True).stdout
         template = re.search(r"internimage::(\w+)<(\w+)(?:, (\d), (true|false))?>", name)
         assert template, name
@@ -127,7 +129,7 @@ def test_no_kernel_spills_calls_or_has_a_stack(kernels: tuple[str, list[Kernel]]
     for kernel in kernels[1]:
         assert kernel.local_bytes == (0, 0, 0), kernel.name
         assert not kernel.count(r"(RET|JCAL|LDL|STL)\b.*"), kernel
-        # For 8.x ptxas ends loops of some kilobytes by "CALL.REL.NOINC behind it; BRA back": a jump, that never returns.
+        # For 8.x ptxas ends loops of some kilobytes by "CALL.REL.NOINC behind it; BRA back": a jump.
         following = zip(kernel.instructions, kernel.instructions[1:], strict=False)
         calls = [pair for pair in following if pair[0].startswith("CALL")]
         assert set(calls) <= {("CALL.REL.NOINC", "BRA")}, kernel

@@ -361,19 +361,26 @@ struct Channels {
       const int channel = begin + first;
       if (channel >= end) continue;
       if (stride < end) load(grad_output + channel, grad);
+      Real<T> pixels[4][kLanes] = {};  // all four loads are under way at once
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
         const Corner<Real<T>> corner = corner_of(g, cell, step);
-        if (!corner.present) continue;
-        Real<T> pixel[kLanes];
-        load(image + (g.position(corner.pixel) + channel), pixel);
+        if (corner.present) load(image + (g.position(corner.pixel) + channel), pixels[step]);
+      }
 #pragma unroll
-        for (int lane = 0; lane < kLanes; ++lane) dot[step] += grad[lane] * pixel[lane];
-        if (!kScatter || !grad_image) continue;
+      for (int step = 0; step < 4; ++step) {
+#pragma unroll
+        for (int lane = 0; lane < kLanes; ++lane) dot[step] += grad[lane] * pixels[step][lane];
+      }
+      if (!kScatter || !grad_image) continue;
+#pragma unroll
+      for (int step = 0; step < 4; ++step) {
+        const Corner<Real<T>> corner = corner_of(g, cell, step);
         const Real<T> share = weight * corner.weight_y * corner.weight_x;
+        Real<T> shares[kLanes];
 #pragma unroll
-        for (int lane = 0; lane < kLanes; ++lane) pixel[lane] = share * grad[lane];
-        add_atomically(pixel, grad_image + (g.position(corner.pixel) + channel));
+        for (int lane = 0; lane < kLanes; ++lane) shares[lane] = share * grad[lane];
+        if (corner.present) add_atomically(shares, grad_image + (g.position(corner.pixel) + channel));
       }
     }
     TapGradient<Real<T>> gradient;
@@ -398,7 +405,7 @@ __device__ __forceinline__ void sum_over_team(int team, Values&... values) {
 // A team of threads, each with channels of its own, computes every gradient that one output pixel and group gives.
 // grad_input is null where dcnv3_backward_input_in_order computes it.
 template <typename T, int kLanes, bool k3x3>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2)
 dcnv3_backward(const Layout<Real<T>> g, const T* __restrict__ grad_output, const T* __restrict__ input,
                const T* __restrict__ offset, const T* __restrict__ mask, Real<T>* __restrict__ grad_input,
                T* __restrict__ grad_offset, T* __restrict__ grad_mask) {
