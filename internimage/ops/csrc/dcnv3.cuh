@@ -266,15 +266,17 @@ struct Channels {
 #pragma unroll
         for (int lane = 0; lane < kLanes; ++lane) dot[step] += grad[lane] * pixels[step][lane];
       }
-      if (!kScatter || !grad_image) continue;
+      if constexpr (kScatter) {
+        if (grad_image == nullptr) continue;
 #pragma unroll
-      for (int step = 0; step < 4; ++step) {
-        const Corner<Real<T>> corner = corner_of(g, cell, step);
-        const Real<T> share = weight * corner.weight_y * corner.weight_x;
-        Real<T> shares[kLanes];
+        for (int step = 0; step < 4; ++step) {
+          const Corner<Real<T>> corner = corner_of(g, cell, step);
+          const Real<T> share = weight * corner.weight_y * corner.weight_x;
+          Real<T> shares[kLanes];
 #pragma unroll
-        for (int lane = 0; lane < kLanes; ++lane) shares[lane] = share * grad[lane];
-        if (corner.present) add_atomically(shares, grad_image + (g.position(corner.pixel) + channel));
+          for (int lane = 0; lane < kLanes; ++lane) shares[lane] = share * grad[lane];
+          if (corner.present) add_atomically(shares, grad_image + (g.position(corner.pixel) + channel));
+        }
       }
     }
     TapGradient<Real<T>> gradient;
