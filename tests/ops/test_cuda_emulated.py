@@ -56,7 +56,7 @@ def build(source: Path, result: Path, *flags: str) -> None:
         pytest.skip("needs g++ (apt-get install g++)")
     if not includes:
         pytest.skip("needs CUDA's headers: the CUDA toolkit, or pip install nvidia-cuda-runtime nvidia-cuda-cccl")
-    # Variables that nothing was assigned to hold a pattern (GCC 12): huge numbers, so that reading one shows in results.
+    # Variables that nothing was assigned to hold a pattern, huge numbers, so that reading one shows in the results.
     command = [compiler, "-std=c++17", "-O1", "-fPIC", "-ftrivial-auto-var-init=pattern", *flags]
     command += ["-include", str(HERE / "cuda_emulation.h"), f"-isystem{includes[0]}", "-x", "c++", str(source)]
     command += ["-o", str(result)]
