@@ -145,8 +145,7 @@ def test_channels_move_as_whole_words(kernels: tuple[str, list[Kernel]]) -> None
     for kernel in kernels[1]:
         if kernel.lanes:
             width = f"\\.{kernel.load_bits}" if kernel.load_bits > 32 else "\\.U16" if kernel.load_bits == 16 else ""
-            # Four corners of each tap: of three taps at once in the forward, of nine in the backward pass.
-            taps = (3 if kernel.name == "dcnv3_forward" else 9) if kernel.is_3x3 else 1
+            taps = 3 if kernel.is_3x3 else 1  # whose four corners each are read in one round of the loop
             assert kernel.count(rf"LDG\.E{width}(\.CONSTANT|\.SYS)*") >= 4 * taps, kernel
             if kernel.name == "dcnv3_forward":
                 assert kernel.count(rf"STG\.E{width}(\.SYS)?") == 1, kernel

@@ -153,27 +153,22 @@ __device__ __forceinline__ Real<T> weight_of(const Layout<Real<T>>& g, const T* 
   return g.softmax ? exp_of(value - peak) : value;
 }
 
-// The weights of a group's taps: the mask as it is, or its softmax. Those of 3x3 taps stay in registers.
+// The weights of a group's taps: the mask as it is, or its softmax.
 template <typename T, bool k3x3>
 struct TapWeights {
   const T* mask;
   Real<T> peak, scale = 1;
-  Real<T> values[9];
 
   __device__ __forceinline__ TapWeights(const Layout<Real<T>>& g, const T* mask)
       : mask(mask), peak(peak_of<T, k3x3>(g, mask)) {
-    if (!k3x3 && !g.softmax) return;
+    if (!g.softmax) return;
     Real<T> sum = 0;
-    for_each_tap<k3x3, k3x3>(g, [&](const Tap& tap) {
-      const Real<T> value = weight_of(g, mask, tap, peak);
-      if (k3x3) values[tap.slot] = value;
-      sum += value;
-    });
-    if (g.softmax) scale = reciprocal_of(sum);
+    for_each_tap<k3x3, false>(g, [&](const Tap& tap) { sum += weight_of(g, mask, tap, peak); });
+    scale = reciprocal_of(sum);
   }
 
   __device__ __forceinline__ Real<T> operator()(const Layout<Real<T>>& g, const Tap& tap) const {
-    return scale * (k3x3 ? values[tap.slot] : weight_of(g, mask, tap, peak));
+    return scale * weight_of(g, mask, tap, peak);
   }
 };
 
@@ -316,15 +311,15 @@ dcnv3_backward(const Layout<Real<T>> g, const T* __restrict__ grad_output, const
     T* const masks_out = grad_mask + (place.mask - mask);
 
     Real<T> mean = 0;  // of the weights' gradients under the softmax, which keeps its sum at 1
-    Real<T> along_weights[9] = {};
+    Real<T> along_weights[9] = {};  // by slot
     if (!k3x3 && g.softmax) {
-      for_each_tap<k3x3, k3x3>(g, [&](const Tap& tap) {
+      for_each_tap<k3x3, false>(g, [&](const Tap& tap) {
         const Real<T> weight = weights(g, tap);
         mean += weight * channels.template gradient<false>(g, place.cell(g, tap), weight).weight;
       });
       sum_over_team(team, mean);
     }
-    for_each_tap<k3x3, k3x3>(g, [&](const Tap& tap) {
+    for_each_tap<k3x3, false>(g, [&](const Tap& tap) {
       const Real<T> weight = weights(g, tap);
       const BilinearCell<Real<T>> cell = place.cell(g, tap);
       TapGradient<Real<T>> gradient = channels.template gradient<true>(g, cell, weight);
@@ -341,14 +336,18 @@ dcnv3_backward(const Layout<Real<T>> g, const T* __restrict__ grad_output, const
         }
       }
       if constexpr (k3x3) {
-        along_weights[tap.slot] = gradient.weight;
+        if (tap.row == 0) {  // a register has no number at run time: a column comes in at the end, the others move up
+#pragma unroll
+          for (int slot = 0; slot < 6; ++slot) along_weights[slot] = along_weights[slot + 3];
+        }
+        along_weights[6 + tap.row] = gradient.weight;
         mean += weight * gradient.weight;
       } else if (writes) {
         from_real(g.softmax ? weight * (gradient.weight - mean) : gradient.weight, masks_out[tap.k]);
       }
     });
     if constexpr (k3x3) {
-      for_each_tap<k3x3, k3x3>(g, [&](const Tap& tap) {
+      for_each_tap<k3x3, true>(g, [&](const Tap& tap) {
         const Real<T> gradient = along_weights[tap.slot];
         if (writes) from_real(g.softmax ? weights(g, tap) * (gradient - mean) : gradient, masks_out[tap.k]);
       });
