@@ -176,7 +176,7 @@ def _packages() -> Iterator[Row]:
     for requirement in importlib.metadata.requires("internimage") or []:
         name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
         extra = re.search(r"""extra\s*==\s*["']([\w-]+)["']""", requirement)
-        if name == "internimage" or (extra and extra[1] == "test"):
+        if name == "internimage" or (extra and extra[1] in ("test", "cuda-build")):  # CUDA has a section of its own
             continue
         command = f"python -m pip install 'internimage[{extra[1]}]'" if extra else f"python -m pip install {name}"
         needed = f"optional, for {extra[1]}" if extra else "required"

@@ -26,6 +26,7 @@ COMMANDS = {
     "predict": _Command("internimage.tasks.classification.predict", "name what pictures show"),
     "bench": _Command("internimage.tasks.bench", "measure how fast a model runs here, and where its time goes"),
     "doctor": _Command("internimage.tasks.doctor", "show what is installed and built, and what is missing"),
+    "build-ops": _Command("internimage.tasks.build_ops", "build the operators' library for processes without Python"),
 }
 
 _EXAMPLES = """examples:

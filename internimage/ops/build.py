@@ -214,7 +214,7 @@ def make_recipe(*, cuda: bool, standalone: bool = False, architectures: Sequence
         cuda=_include_lines(cu),
         contents=_digest(*(path.read_bytes() for path in [*headers, *cpp, *cu])),
         cflags=("/O2" if sys.platform == "win32" else "-O3", *toolchain.cpu_flags(level), *defines),
-        cuda_cflags=("-O3", *defines) if cuda else (),
+        cuda_cflags=("-O1", *defines) if cuda else (),  # for the host's side: nvcc optimises kernels in any case
         ldflags=_LDFLAGS,
         architectures=arch_list,
         platform=toolchain.platform_name(),
@@ -369,7 +369,7 @@ def _compile(recipe: Recipe, tools: _Tools, folder: Path) -> Path:
             [sys.executable, "-c", _CHILD],
             input=json.dumps(request),
             cwd=build_folder,
-            env=_environment(recipe, tools),
+            env=_environment(recipe, tools, build_folder),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -405,7 +405,7 @@ def _arguments(recipe: Recipe, tools: _Tools) -> dict[str, object]:
     }
 
 
-def _environment(recipe: Recipe, tools: _Tools) -> dict[str, str]:
+def _environment(recipe: Recipe, tools: _Tools, build_folder: Path) -> dict[str, str]:
     environment = {
         **os.environ,
         "CXX": tools.compiler.command,
@@ -414,7 +414,8 @@ def _environment(recipe: Recipe, tools: _Tools) -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": "",  # compiling needs no device
     }
     if tools.toolkit is not None:
-        environment |= {"CUDA_HOME": str(tools.toolkit.root), "TORCH_CUDA_ARCH_LIST": recipe.architectures}
+        home = tools.toolkit.home(build_folder / "cuda")
+        environment |= {"CUDA_HOME": str(home), "TORCH_CUDA_ARCH_LIST": recipe.architectures}
     return environment
 
 

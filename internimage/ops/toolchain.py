@@ -143,12 +143,46 @@ class CudaToolkit:
         """The compiler of the toolkit."""
         return self.root / "bin" / _NVCC
 
+    def architectures(self) -> list[str]:
+        """The rows of `CUDA_ARCHITECTURES` that this nvcc knows."""
+        result = subprocess.run([self.nvcc, "--list-gpu-code"], capture_output=True, text=True, check=False)
+        known = result.stdout.split()
+        return [name for name in CUDA_ARCHITECTURES if f"sm_{name.replace('.', '')}" in known]
+
+    def home(self, links: Path) -> Path:
+        """The folder that torch's builder takes as CUDA_HOME: the root, or one made of links to it.
+
+        The pip packages have no `lib64`, and `libcudart.so` only with its version.
+
+        Args:
+            links: a folder to make for the links, where they are needed.
+        """
+        if sys.platform == "win32" or (self.root / "lib64" / "libcudart.so").exists():
+            return self.root
+        (links / "lib64").mkdir(parents=True)
+        for entry in self.root.iterdir():
+            if entry.name != "lib64":
+                (links / entry.name).symlink_to(entry)
+        for library in (self.root / "lib").glob("lib*"):
+            (links / "lib64" / library.name).symlink_to(library)
+            if library.name.startswith("libcudart.so.") and not (links / "lib64" / "libcudart.so").exists():
+                (links / "lib64" / "libcudart.so").symlink_to(library)
+        return links
+
 
 _NVCC = "nvcc.exe" if sys.platform == "win32" else "nvcc"
 
+# What libraries for other machines are built for: Turing, Ampere (two), Ada, Hopper and Blackwell (two).
+CUDA_ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+
+# Together they are a toolkit: the extra `cuda-build`.
+CUDA_PACKAGES = tuple(
+    f"nvidia-{name}==13.0.*" for name in ("cuda-nvcc", "cuda-crt", "cuda-runtime", "cuda-cccl", "nvvm")
+)
+
 
 def find_cuda_toolkit() -> CudaToolkit:
-    """The first toolkit of CUDA_HOME, CUDA_PATH, PATH and the usual places whose major version is PyTorch's.
+    """The first toolkit of CUDA_HOME, CUDA_PATH, PATH, the usual places and pip whose major version is PyTorch's.
 
     Raises:
         BuildError: there is none.
@@ -165,8 +199,12 @@ def find_cuda_toolkit() -> CudaToolkit:
             return toolkit
         others.append(f"{toolkit.root} (CUDA {toolkit.version})")
     found = f"found only {', '.join(others)}" if others else "found none"
+    major = wanted.split(".")[0]
+    packages = " ".join(f"'{package}'" for package in CUDA_PACKAGES)
+    pip = f"Install it with `python -m pip install {packages}` (the extra internimage[cuda-build]). Or install"
     raise BuildError(
-        f"nvcc and the headers of a CUDA {wanted.split('.')[0]} toolkit are needed, {found}. Install the toolkit "
+        f"nvcc and the headers of a CUDA {major} toolkit are needed, {found}. "
+        f"{pip if f'=={major}.' in packages and sys.platform == 'linux' else 'Install'} the toolkit "
         f"(https://developer.nvidia.com/cuda-downloads, or `conda install -c nvidia cuda-toolkit={wanted}`) and set "
         "CUDA_HOME to its folder."
     )
@@ -182,6 +220,9 @@ def _cuda_roots() -> list[Path]:
         roots += sorted((program_files / "NVIDIA GPU Computing Toolkit" / "CUDA").glob("v*"), reverse=True)
     else:
         roots += [Path("/usr/local/cuda"), *sorted(Path("/usr/local").glob("cuda-*"), reverse=True), Path("/opt/cuda")]
+    spec = importlib.util.find_spec("nvidia")  # NVIDIA's pip packages share this folder
+    for folder in spec.submodule_search_locations or () if spec else ():
+        roots += sorted(Path(folder).glob("cu[0-9]*"), reverse=True)
     roots.append(Path(sys.prefix))  # conda
     return list(dict.fromkeys(roots))
 
@@ -191,6 +232,11 @@ def _inspect_cuda_root(root: Path) -> CudaToolkit | None:
     include = next((folder for folder in includes if (folder / "cuda_runtime.h").is_file()), None)
     nvcc = root / "bin" / _NVCC
     if include is None or not nvcc.is_file():
+        return None
+    # A part of it may be installed: PyTorch itself brings some of NVIDIA's pip packages.
+    if root.parent.name == "nvidia" and not all(
+        (root / part).exists() for part in ("nvvm/bin", "include/crt", "include/cccl/nv")
+    ):
         return None
     try:
         result = subprocess.run([nvcc, "--version"], capture_output=True, text=True, errors="replace", check=False)

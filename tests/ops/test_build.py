@@ -1,3 +1,4 @@
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -559,6 +560,63 @@ def test_the_toolkit_of_pytorchs_major_version_is_taken(
     assert toolkit.root == roots[2]
     assert toolkit.version == "13.1"
     assert (toolkit.include / "cuda_runtime.h").is_file()
+
+
+def packaged(folder: Path) -> Path:
+    """A stand-in for NVIDIA's pip packages, as they lie in site-packages."""
+    root = cuda_root(folder / "nvidia" / "cu13", "13.0")
+    for name in ("nvvm/bin/cicc", "include/crt/host_config.h", "include/cccl/nv/target", "lib/libcudart.so.13"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    return root
+
+
+@posix
+def test_pip_packages_serve_as_a_toolkit_and_are_left_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    root = packaged(tmp_path)
+    before = sorted(root.rglob("*"))
+    monkeypatch.setattr(toolchain, "_cuda_roots", lambda: [root])
+    toolkit = toolchain.find_cuda_toolkit()
+    home = toolkit.home(tmp_path / "links")
+    assert (home / "lib64" / "libcudart.so").read_text() == "lib/libcudart.so.13"
+    assert (home / "bin" / "nvcc").samefile(toolkit.nvcc)
+    assert sorted(root.rglob("*")) == before
+    shutil.rmtree(home)  # as after a build
+    assert sorted(root.rglob("*")) == before
+
+
+@posix
+@pytest.mark.parametrize("part", ["nvvm", "include/crt", "include/cccl"])
+def test_a_part_of_the_pip_packages_is_no_toolkit_and_the_error_names_them_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    root = packaged(tmp_path)
+    shutil.rmtree(root / part)
+    monkeypatch.setattr(toolchain, "_cuda_roots", lambda: [root])
+    with pytest.raises(BuildError) as error:
+        toolchain.find_cuda_toolkit()
+    for name in ("cuda-nvcc", "cuda-crt", "cuda-runtime", "cuda-cccl", "nvvm"):
+        assert ("'nvidia-" + name + "==13.0.*'" in str(error.value)) == (sys.platform == "linux")
+
+
+def test_the_extra_installs_the_packages_that_the_error_names() -> None:
+    requirements = importlib.metadata.requires("internimage") or []
+    extra = [requirement.split(";")[0].strip() for requirement in requirements if "cuda-build" in requirement]
+    assert sorted(extra) == sorted(toolchain.CUDA_PACKAGES)
+
+
+@posix
+def test_a_toolkit_with_all_its_libraries_needs_no_links(tmp_path: Path) -> None:
+    root = cuda_root(tmp_path / "13", "13.0")
+    (root / "lib64").mkdir()
+    (root / "lib64" / "libcudart.so").touch()
+    toolkit = toolchain.CudaToolkit(root, root / "include", "13.0")
+    assert toolkit.home(tmp_path / "links") == root
+    assert not (tmp_path / "links").exists()
 
 
 @posix

@@ -11,10 +11,16 @@
 
 #include "dcnv3.cuh"
 
+#ifndef INTERNIMAGE_MOST_ITEMS
+#define INTERNIMAGE_MOST_ITEMS (1 << 30)  // a test lowers it
+#endif
+
 namespace internimage {
 namespace {
 
 constexpr int64_t kMostBlocks = 65535;  // each thread then takes several items
+constexpr int64_t kMostBands = 8192;    // as many warps as the largest devices run at once
+constexpr double kMostPlaces = 1 << 30; // 32 bits, with room for the last step of a kernel's loop
 
 // A kernel's arguments by value, as the runtime wants them: an array of their addresses.
 template <typename... Parameters, std::size_t... kIndex>
@@ -25,54 +31,91 @@ cudaError_t launch_with(void (*kernel)(Parameters...), dim3 blocks, std::tuple<s
 }
 
 template <typename... Parameters, typename... Arguments>
-cudaError_t launch(void (*kernel)(Parameters...), int64_t work, cudaStream_t stream, Arguments... arguments) {
-  const int64_t blocks = std::min((work + kThreads - 1) / kThreads, kMostBlocks);
+cudaError_t launch(void (*kernel)(Parameters...), int64_t threads, cudaStream_t stream, Arguments... arguments) {
+  const int64_t blocks = std::min((threads + kThreads - 1) / kThreads, kMostBlocks);
   return launch_with(kernel, dim3(unsigned(blocks)), {arguments...}, std::index_sequence_for<Parameters...>{}, stream);
 }
 
+struct Operand {
+  const void* pointer;
+  int64_t elements, element_size;
+
+  bool missing() const { return elements > 0 && pointer == nullptr; }
+  bool aligned(int64_t lanes) const {
+    return reinterpret_cast<uintptr_t>(pointer) % std::min<int64_t>(lanes * element_size, 16) == 0;
+  }
+};
+
 // Calls body with the greatest number of lanes, at most 16 bytes, that divides a group and suits the alignment.
 template <typename T, int kLanes = 16 / sizeof(T), typename Body>
-cudaError_t with_lanes(int64_t group_channels, std::initializer_list<const void*> tensors, Body body) {
+cudaError_t with_lanes(const Geometry& g, std::initializer_list<Operand> operands, Body body) {
   if constexpr (kLanes > 1) {
-    bool fits = group_channels % kLanes == 0;
-    for (const void* tensor : tensors) fits = fits && reinterpret_cast<uintptr_t>(tensor) % (kLanes * sizeof(T)) == 0;
-    if (!fits) return with_lanes<T, kLanes / 2>(group_channels, tensors, body);
+    bool fits = g.group_channels % kLanes == 0;
+    for (const Operand& operand : operands) fits = fits && operand.aligned(kLanes);
+    if (!fits) return with_lanes<T, kLanes / 2>(g, operands, body);
   }
   return body(std::integral_constant<int, kLanes>{});
 }
 
-// Whether 32 bits number every work item and every place within one image, output or grid of taps.
-bool fits_32_bits(const Geometry& g) {
-  const int64_t image = (g.h + 2) * (g.w + 2) * g.channels();
-  const int64_t output = g.output_pixels() * std::max(g.channels(), g.groups);
-  const int64_t reach_h = (g.out_h + 1) * g.stride_h + g.pad_h + g.dilation_h * g.kernel_h;
-  const int64_t reach_w = (g.out_w + 1) * g.stride_w + g.pad_w + g.dilation_w * g.kernel_w;
-  const int64_t most = std::max({image, output, reach_h, reach_w, 2 * g.groups * g.kernel_h * g.kernel_w});
-  return most <= INT32_MAX - kMostBlocks * kThreads;  // room for the last step of a kernel's loop
+// Whether the offsets of a point, and their gradients, may move as one word.
+bool in_pairs(const Geometry& g, std::initializer_list<Operand> offsets) {
+  bool fits = g.offset_stride % 2 == 0;
+  for (const Operand& operand : offsets) fits = fits && operand.aligned(2);
+  return fits;
 }
 
-// Calls body with the number of lanes and the index type. Where 32 bits are too few, single channels will do: such
-// images are rare, and each combination costs every user's build a moment.
-template <typename T, typename Body>
-cudaError_t with_lanes_and_index(const Geometry& g, std::initializer_list<const void*> tensors, Body body) {
-  if (!fits_32_bits(g)) return body(std::integral_constant<int, 1>{}, int64_t{});
-  return with_lanes<T>(g.group_channels, tensors, [&](auto lanes) { return body(lanes, int32_t{}); });
+// Whether 32 bits number every place within one image, one row of the output and one grid of taps.
+bool fits_32_bits(const Geometry& g) {
+  const double channels = std::max<double>(double(g.groups) * double(g.group_channels), double(g.groups) * kWarp);
+  const double taps = double(g.kernel_h) * double(g.kernel_w);
+  const double most = std::max({
+      double(g.h + 2) * double(g.w + 2),
+      double(g.out_h) * double(g.out_w),
+      double(g.out_w) * channels,
+      double(std::max<int64_t>(g.out_w, 2 * g.groups)) * taps,
+      double(g.out_h - 1) * double(g.stride_h) + double(g.pad_h),
+      double(g.out_w - 1) * double(g.stride_w) + double(g.pad_w),
+      double(g.kernel_h - 1) * double(g.dilation_h),
+      double(g.kernel_w - 1) * double(g.dilation_w),
+  });
+  return most <= kMostPlaces;
+}
+
+// Calls body for parts of the output of about INTERNIMAGE_MOST_ITEMS items, until one gives an error.
+template <typename Body>
+cudaError_t for_each_part(const Geometry& g, int64_t items_in_row, Body body) {
+  const int64_t most_rows = std::max<int64_t>(INTERNIMAGE_MOST_ITEMS / items_in_row, 1);
+  const int64_t images = std::max<int64_t>(most_rows / g.out_h, 1), rows = std::min(most_rows, g.out_h);
+  for (int64_t image = 0; image < g.n; image += images) {
+    for (int64_t row = 0; row < g.out_h; row += rows) {
+      const Part part{image, std::min(images, g.n - image), row, std::min(rows, g.out_h - row)};
+      const cudaError_t error = body(part);
+      if (error != cudaSuccess) return error;
+    }
+  }
+  return cudaSuccess;
 }
 
 template <typename T>
 cudaError_t forward(const Geometry& g, const void* input, const void* offset, const void* mask, void* output,
                     cudaStream_t stream) {
   if (g.output_pixels() * g.channels() == 0) return cudaSuccess;
-  return with_lanes_and_index<T>(g, {input, output}, [&](auto lanes, auto index) {
-    using Index = decltype(index);
+  const Operand inputs{input, g.n * g.h * g.w, sizeof(T)}, outputs{output, 1, sizeof(T)};
+  const Operand offsets{offset, g.taps(), sizeof(T)}, masks{mask, g.taps(), sizeof(T)};
+  if (inputs.missing() || outputs.missing() || offsets.missing() || masks.missing() || !fits_32_bits(g))
+    return cudaErrorInvalidValue;
+  return with_lanes<T>(g, {inputs, outputs}, [&](auto lanes) {
     constexpr int kLanes = decltype(lanes)::value;
-    auto kernel = dcnv3_forward<T, kLanes, 0, false, Index>;
+    auto kernel = dcnv3_forward<T, kLanes, false>;
     if constexpr (kLanes * sizeof(T) == 16)
-      if (g.kernel_h == 3 && g.kernel_w == 3)
-        kernel = g.softmax ? dcnv3_forward<T, kLanes, 3, true, Index> : dcnv3_forward<T, kLanes, 3, false, Index>;
-    const int64_t work = g.output_pixels() * (g.channels() / kLanes);
-    return launch(kernel, work, stream, Layout<Real<T>, Index>(g, work), static_cast<const T*>(input),
-                  static_cast<const T*>(offset), static_cast<const T*>(mask), static_cast<T*>(output));
+      if (g.kernel_h == 3 && g.kernel_w == 3) kernel = dcnv3_forward<T, kLanes, true>;
+    const int64_t team = g.group_channels / kLanes, items_in_row = g.out_w * g.groups * team;
+    return for_each_part(g, items_in_row, [&](const Part& part) {
+      const int64_t work = part.images * part.rows * items_in_row;
+      return launch(kernel, work, stream, Layout<Real<T>>(g, part, work, team, in_pairs(g, {offsets})),
+                    static_cast<const T*>(input), static_cast<const T*>(offset), static_cast<const T*>(mask),
+                    static_cast<T*>(output));
+    });
   });
 }
 
@@ -80,21 +123,46 @@ template <typename T>
 cudaError_t backward(const Geometry& g, const void* grad_output, const void* input, const void* offset,
                      const void* mask, void* grad_input, void* grad_offset, void* grad_mask, bool deterministic,
                      cudaStream_t stream) {
-  const int64_t work = g.output_pixels() * g.groups;
-  if (work * g.taps() == 0) return cudaSuccess;
-  const cudaError_t error = with_lanes_and_index<T>(g, {grad_output, input}, [&](auto lanes, auto index) {
-    using Index = decltype(index);
-    auto kernel = dcnv3_backward<T, decltype(lanes)::value, Index>;
-    return launch(kernel, work, stream, Layout<Real<T>, Index>(g, work), static_cast<const T*>(grad_output),
-                  static_cast<const T*>(input), static_cast<const T*>(offset), static_cast<const T*>(mask),
-                  static_cast<Real<T>*>(deterministic ? nullptr : grad_input), static_cast<T*>(grad_offset),
-                  static_cast<T*>(grad_mask));
+  if (g.output_pixels() * g.groups * g.taps() == 0) return cudaSuccess;
+  const int64_t pixels = g.n * g.h * g.w * g.channels();
+  const Operand grad_outputs{grad_output, g.channels(), sizeof(T)}, inputs{input, pixels, sizeof(T)};
+  const Operand offsets{offset, 1, sizeof(T)}, masks{mask, 1, sizeof(T)};
+  const Operand grad_inputs{grad_input, pixels, sizeof(Real<T>)};
+  const Operand grad_offsets{grad_offset, 1, sizeof(T)}, grad_masks{grad_mask, 1, sizeof(T)};
+  for (const Operand& operand : {grad_outputs, inputs, offsets, masks, grad_inputs, grad_offsets, grad_masks})
+    if (operand.missing()) return cudaErrorInvalidValue;
+  if (!fits_32_bits(g)) return cudaErrorInvalidValue;
+  const cudaError_t error = with_lanes<T>(g, {grad_outputs, inputs, grad_inputs}, [&](auto lanes) {
+    constexpr int kLanes = decltype(lanes)::value;
+    auto kernel = dcnv3_backward<T, kLanes, false>;
+    if constexpr (kLanes * sizeof(T) == 16)
+      if (g.kernel_h == 3 && g.kernel_w == 3) kernel = dcnv3_backward<T, kLanes, true>;
+    int64_t team = 1;
+    while (team < kWarp && team * kLanes < g.group_channels) team *= 2;
+    const int64_t items_in_row = g.out_w * g.groups * team;
+    return for_each_part(g, items_in_row, [&](const Part& part) {
+      const int64_t work = part.images * part.rows * items_in_row;
+      return launch(kernel, work, stream, Layout<Real<T>>(g, part, work, team, in_pairs(g, {offsets, grad_offsets})),
+                    static_cast<const T*>(grad_output), static_cast<const T*>(input), static_cast<const T*>(offset),
+                    static_cast<const T*>(mask), static_cast<Real<T>*>(deterministic ? nullptr : grad_input),
+                    static_cast<T*>(grad_offset), static_cast<T*>(grad_mask));
+    });
   });
-  const int64_t columns = g.n * g.channels();
-  if (error != cudaSuccess || !deterministic || columns == 0) return error;
-  auto kernel = dcnv3_backward_input_in_order<T, int64_t>;
-  return launch(kernel, columns, stream, Layout<Real<T>, int64_t>(g, columns), static_cast<const T*>(grad_output),
-                static_cast<const T*>(offset), static_cast<const T*>(mask), static_cast<Real<T>*>(grad_input));
+  if (error != cudaSuccess || !deterministic || pixels == 0) return error;
+  const int64_t bands = std::clamp<int64_t>(kMostBands / (g.n * g.groups), 1, g.h);
+  // An image's bands need the whole of its output, so the parts are whole images.
+  const int64_t images = std::max<int64_t>(
+      INTERNIMAGE_MOST_ITEMS / std::max(g.groups * bands * kWarp, g.out_h * g.out_w), 1);
+  for (int64_t image = 0; image < g.n; image += images) {
+    const Part part{image, std::min(images, g.n - image), 0, g.out_h};
+    const int64_t work = part.images * g.groups * bands;
+    const cudaError_t problem =
+        launch(dcnv3_backward_input_in_order<T>, work * kWarp, stream,
+               Layout<Real<T>>(g, part, work, 1, in_pairs(g, {offsets}), bands), static_cast<const T*>(grad_output),
+               static_cast<const T*>(offset), static_cast<const T*>(mask), static_cast<Real<T>*>(grad_input));
+    if (problem != cudaSuccess) return problem;
+  }
+  return cudaSuccess;
 }
 
 // Calls body with a value of the type that the number stands for in the launchers' interface.

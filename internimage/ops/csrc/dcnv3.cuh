@@ -1,319 +1,424 @@
 // DCNv3 on CUDA: the kernels. Includes nothing of torch. InternImage (CVPR 2023), Eq. 2.
 //
-// Tensors are channels last. Taps run column by column (x is the outer loop), as in the released weights.
+// Tensors are channels last. Taps run column by column (x is the outer loop), as in the released weights. Halves are
+// read and written as such; all arithmetic is float32. 32 bits number what lies within an image, 64 bits the rest.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cstdint>
-#include <cstring>
 
 #include "bilinear.h"
+#include "cuda_lanes.cuh"
 #include "geometry.h"
 
 namespace internimage {
 
-constexpr int kThreads = 256;  // a block
+// What one launch covers: whole images of the output, or rows of a single one.
+struct Part {
+  int64_t first_image, images, first_row, rows;
+};
 
-// The type in which T is computed, and the conversions by name: torch compiles with the operators of the halves off.
-template <typename T> struct RealOf { using type = float; };
-template <> struct RealOf<double> { using type = double; };
-template <typename T> using Real = typename RealOf<T>::type;
-
-__device__ __forceinline__ float to_real(float x) { return x; }
-__device__ __forceinline__ double to_real(double x) { return x; }
-__device__ __forceinline__ float to_real(__half x) { return __half2float(x); }
-__device__ __forceinline__ float to_real(__nv_bfloat16 x) { return __bfloat162float(x); }
-
-__device__ __forceinline__ void from_real(float x, float& out) { out = x; }
-__device__ __forceinline__ void from_real(double x, double& out) { out = x; }
-__device__ __forceinline__ void from_real(float x, __half& out) { out = __float2half_rn(x); }
-__device__ __forceinline__ void from_real(float x, __nv_bfloat16& out) { out = __float2bfloat16_rn(x); }
-
-__device__ __forceinline__ float exp_of(float x) { return expf(x); }
-__device__ __forceinline__ double exp_of(double x) { return exp(x); }
-__device__ __forceinline__ float max_of(float x, float y) { return fmaxf(x, y); }
-__device__ __forceinline__ double max_of(double x, double y) { return fmax(x, y); }
-
-// kLanes neighbouring elements move as one word of 2 to 16 bytes, to which they must be aligned.
-template <int kBytes> struct WordOf;
-template <> struct WordOf<2> { using type = unsigned short; };
-template <> struct WordOf<4> { using type = unsigned int; };
-template <> struct WordOf<8> { using type = uint2; };
-template <> struct WordOf<16> { using type = uint4; };
-
-template <typename T, int kLanes>
-__device__ __forceinline__ void load(const T* from, Real<T> (&to)[kLanes]) {
-  using Word = typename WordOf<kLanes * sizeof(T)>::type;
-  const Word word = __ldg(reinterpret_cast<const Word*>(from));
-  T lanes[kLanes];
-  memcpy(static_cast<void*>(lanes), &word, sizeof(word));
-#pragma unroll
-  for (int lane = 0; lane < kLanes; ++lane) to[lane] = to_real(lanes[lane]);
-}
-
-template <typename T, int kLanes>
-__device__ __forceinline__ void store(const Real<T> (&from)[kLanes], T* to) {
-  using Word = typename WordOf<kLanes * sizeof(T)>::type;
-  T lanes[kLanes];
-#pragma unroll
-  for (int lane = 0; lane < kLanes; ++lane) from_real(from[lane], lanes[lane]);
-  Word word;
-  memcpy(&word, static_cast<const void*>(lanes), sizeof(word));
-  *reinterpret_cast<Word*>(to) = word;
-}
-
-// A Geometry as the kernels read it. Index is int32_t wherever one image and the number of work items allow it.
-template <typename Real, typename Index>
+// A Geometry and a Part as the kernels read them.
+template <typename Real>
 struct Layout {
-  Index work;  // how many threads have something to do
-  Index h, w, out_h, out_w, groups, group_channels, taps;
-  Index kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
+  int work;                          // items; a thread takes one after the other
+  int64_t first_image, first_pixel;  // of the part
+  int first_row;
+  Divisor rows, out_w, groups, taps, kernel_h;
+  Divisor team;   // items that share one output pixel and group: threads with channels of their own
+  Divisor bands;  // dcnv3_backward_input_in_order: parts of an image that have owners of their own
+  int band_rows;  // and how many rows of the image each has
+  int h, w, out_h, group_channels, channels, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
+  int anchor_h, anchor_w;  // the tap that is not displaced; floor: an even kernel's grid is one-sided
+  int origin_y, origin_x;  // its place for the first output pixel
   int64_t offset_stride, mask_stride;
   Real offset_scale;
   bool remove_center, softmax;
+  bool offset_pairs;  // the offsets of a point, and their gradients, may move as one word
 
-  Layout(const Geometry& g, int64_t work)
-      : work(Index(work)), h(Index(g.h)), w(Index(g.w)), out_h(Index(g.out_h)), out_w(Index(g.out_w)),
-        groups(Index(g.groups)), group_channels(Index(g.group_channels)), taps(Index(g.taps())),
-        kernel_h(Index(g.kernel_h)), kernel_w(Index(g.kernel_w)), stride_h(Index(g.stride_h)),
-        stride_w(Index(g.stride_w)), pad_h(Index(g.pad_h)), pad_w(Index(g.pad_w)), dilation_h(Index(g.dilation_h)),
-        dilation_w(Index(g.dilation_w)), offset_stride(g.offset_stride), mask_stride(g.mask_stride),
-        offset_scale(Real(g.offset_scale)), remove_center(g.remove_center), softmax(g.softmax) {}
+  Layout(const Geometry& g, const Part& part, int64_t work, int64_t team, bool offset_pairs, int64_t bands = 1)
+      : work(int(work)), first_image(part.first_image),
+        first_pixel((part.first_image * g.out_h + part.first_row) * g.out_w), first_row(int(part.first_row)),
+        rows(part.rows), out_w(g.out_w), groups(g.groups), taps(g.taps()), kernel_h(g.kernel_h), team(team),
+        bands(bands), band_rows(int((g.h + bands - 1) / bands)), h(int(g.h)), w(int(g.w)), out_h(int(g.out_h)),
+        group_channels(int(g.group_channels)), channels(int(g.channels())), kernel_w(int(g.kernel_w)),
+        stride_h(int(g.stride_h)), stride_w(int(g.stride_w)), dilation_h(int(g.dilation_h)),
+        dilation_w(int(g.dilation_w)), anchor_h(int(g.dilation_h * (g.kernel_h - 1) / 2)),
+        anchor_w(int(g.dilation_w * (g.kernel_w - 1) / 2)), origin_y(anchor_h - int(g.pad_h)),
+        origin_x(anchor_w - int(g.pad_w)), offset_stride(g.offset_stride), mask_stride(g.mask_stride),
+        offset_scale(Real(g.offset_scale)), remove_center(g.remove_center), softmax(g.softmax),
+        offset_pairs(offset_pairs) {}
 
-  __device__ __forceinline__ Index channels() const { return groups * group_channels; }
-  __device__ __forceinline__ int64_t image_size() const { return int64_t(h) * w * channels(); }
+  __device__ __forceinline__ int centre() const { return kernel_w / 2 * int(kernel_h.value) + int(kernel_h.value) / 2; }
+
+  // Of the output; row counts the rows of the part's images, one after the other.
+  __device__ __forceinline__ int64_t pixel_of(int row, int column) const {
+    return first_pixel + int64_t(row) * out_w.value + column;
+  }
+
+  // Of a pixel's first channel, in images and output alike.
+  __device__ __forceinline__ int64_t position(int64_t pixel) const { return pixel * channels; }
 };
 
-// Calls body(i, j, k) for tap k at column i and row j of the kernel. kKernel is its size, or 0 where it is not known:
-// with it, the loads of a whole column of taps are under way at once.
-template <int kKernel, typename Real, typename Index, typename Body>
-__device__ __forceinline__ void for_each_tap(const Layout<Real, Index>& g, Body body) {
-  const Index kernel_w = kKernel ? kKernel : g.kernel_w;
-  const Index kernel_h = kKernel ? kKernel : g.kernel_h;
-  Index k = 0;
-#pragma unroll 1
-  for (Index i = 0; i < kernel_w; ++i) {
-#pragma unroll (kKernel ? kKernel : 1)
-    for (Index j = 0; j < kernel_h; ++j) {
-      if (g.remove_center && i == kernel_w / 2 && j == kernel_h / 2) continue;
-      body(i, j, k);
-      ++k;
+struct Tap {
+  int column, row;  // in the kernel
+  int slot;         // counted with the centre
+  int k;            // among those that there are
+};
+
+// Calls body for each tap in order. With k3x3 a column of the kernel is laid out, so that all its loads are under way
+// at once; with kWhole the whole kernel is, and the slots are constants.
+template <bool k3x3, bool kWhole, typename Real, typename Body>
+__device__ __forceinline__ void for_each_tap(const Layout<Real>& g, Body body) {
+  const int kernel_w = k3x3 ? 3 : g.kernel_w, kernel_h = k3x3 ? 3 : int(g.kernel_h.value);
+  const int centre = k3x3 ? 4 : g.centre();
+#pragma unroll (k3x3 && kWhole ? 3 : 1)
+  for (int column = 0; column < kernel_w; ++column) {
+#pragma unroll (k3x3 ? 3 : 1)
+    for (int row = 0; row < kernel_h; ++row) {
+      const int slot = column * kernel_h + row;
+      if (g.remove_center && slot == centre) continue;
+      body(Tap{column, row, slot, slot - (g.remove_center && slot > centre)});
     }
   }
 }
 
-// One output pixel and group: where its offsets and mask lie, and the anchor of its grid of taps.
-template <typename T, typename Index>
+template <typename Real>
+__device__ __forceinline__ Tap tap_of(const Layout<Real>& g, int k) {
+  const int slot = k + (g.remove_center && k >= g.centre());
+  const Divisor::Parts in_kernel = g.kernel_h(slot);
+  return {in_kernel.quotient, in_kernel.remainder, slot, k};
+}
+
+// One output pixel and group: where its offsets and mask lie, and its point in the input.
+template <typename T>
 struct Place {
   int64_t image;  // which of the batch
   int64_t pixel;  // of the whole output
-  Index group;
+  int group;
   const T* offset;
   const T* mask;
   Real<T> y, x;
-  Index anchor_y, anchor_x;  // the tap that is not displaced; floor: an even kernel's grid is one-sided
 
-  __device__ __forceinline__ Place(const Layout<Real<T>, Index>& g, Index pixel_index, Index group_index,
-                                   const T* offsets, const T* masks)
-      : pixel(pixel_index), group(group_index) {
-    const Index row = pixel_index / g.out_w;
-    image = row / g.out_h;
-    offset = offsets + pixel * g.offset_stride + group * g.taps * 2;
-    mask = masks + pixel * g.mask_stride + group * g.taps;
-    anchor_y = g.dilation_h * (g.kernel_h - 1) / 2;
-    anchor_x = g.dilation_w * (g.kernel_w - 1) / 2;
-    y = Real<T>(row % g.out_h * g.stride_h + anchor_y - g.pad_h);
-    x = Real<T>(pixel_index % g.out_w * g.stride_w + anchor_x - g.pad_w);
+  __device__ __forceinline__ Place(const Layout<Real<T>>& g, int row, int column, int group, const T* offsets,
+                                   const T* masks)
+      : group(group) {
+    const Divisor::Parts in_part = g.rows(row);
+    image = g.first_image + in_part.quotient;
+    pixel = g.pixel_of(row, column);
+    offset = offsets + pixel * g.offset_stride + group * int(g.taps.value) * 2;
+    mask = masks + pixel * g.mask_stride + group * int(g.taps.value);
+    y = Real<T>((g.first_row + in_part.remainder) * g.stride_h + g.origin_y);
+    x = Real<T>(column * g.stride_w + g.origin_x);
   }
 
-  __device__ __forceinline__ BilinearCell<Real<T>> cell(const Layout<Real<T>, Index>& g, Index i, Index j,
-                                                        Index k) const {
-    const Real<T> dx = to_real(__ldg(offset + 2 * k));
-    const Real<T> dy = to_real(__ldg(offset + 2 * k + 1));
-    return locate(y + g.offset_scale * (Real<T>(j * g.dilation_h - anchor_y) + dy),
-                  x + g.offset_scale * (Real<T>(i * g.dilation_w - anchor_x) + dx), Real<T>(g.h), Real<T>(g.w));
+  __device__ __forceinline__ BilinearCell<Real<T>> cell(const Layout<Real<T>>& g, const Tap& tap) const {
+    Real<T> delta[2];  // x before y
+    const T* const from = offset + 2 * tap.k;
+    if (g.offset_pairs) {
+      load(from, delta);
+    } else {
+      delta[0] = to_real(__ldg(from));
+      delta[1] = to_real(__ldg(from + 1));
+    }
+    return locate(y + g.offset_scale * (Real<T>(tap.row * g.dilation_h - g.anchor_h) + delta[1]),
+                  x + g.offset_scale * (Real<T>(tap.column * g.dilation_w - g.anchor_w) + delta[0]), Real<T>(g.h),
+                  Real<T>(g.w));
   }
 };
 
+// The place of a thread's item, `member` telling it from those that share the place.
+template <typename T>
+__device__ __forceinline__ Place<T> place_of(const Layout<Real<T>>& g, int item, const T* offset, const T* mask,
+                                             int& member) {
+  const Divisor::Parts in_team = g.team(item), in_groups = g.groups(in_team.quotient);
+  const Divisor::Parts in_row = g.out_w(in_groups.quotient);
+  member = in_team.remainder;
+  return Place<T>(g, in_row.quotient, in_row.remainder, in_groups.remainder, offset, mask);
+}
+
+// The greatest of a group's logits; 0 where the mask is taken as it is.
+template <typename T, bool k3x3>
+__device__ __forceinline__ Real<T> peak_of(const Layout<Real<T>>& g, const T* mask) {
+  if (!g.softmax) return 0;
+  Real<T> peak = to_real(__ldg(mask));
+#pragma unroll (k3x3 ? 8 : 1)
+  for (int k = 1; k < int(g.taps.value); ++k) peak = max_of(peak, to_real(__ldg(mask + k)));
+  return peak;
+}
+
+// The weight of a tap: the mask as it is, or what its softmax adds up.
+template <typename T>
+__device__ __forceinline__ Real<T> weight_of(const Layout<Real<T>>& g, const T* mask, const Tap& tap, Real<T> peak) {
+  const Real<T> value = to_real(__ldg(mask + tap.k));
+  return g.softmax ? exp_of(value - peak) : value;
+}
+
 // The weights of a group's taps: the mask as it is, or its softmax.
-template <typename T, int kKernel, typename Index>
+template <typename T, bool k3x3>
 struct TapWeights {
   const T* mask;
-  bool softmax;
-  Real<T> peak, scale;
+  Real<T> peak, scale = 1;
 
-  __device__ __forceinline__ TapWeights(const Layout<Real<T>, Index>& g, const T* mask, bool softmax)
-      : mask(mask), softmax(softmax) {
-    if (!softmax || g.taps == 0) return;
-    peak = to_real(__ldg(mask));
-    for_each_tap<kKernel>(g, [&](Index, Index, Index k) { peak = max_of(peak, to_real(__ldg(mask + k))); });
+  __device__ __forceinline__ TapWeights(const Layout<Real<T>>& g, const T* mask)
+      : mask(mask), peak(peak_of<T, k3x3>(g, mask)) {
+    if (!g.softmax) return;
     Real<T> sum = 0;
-    for_each_tap<kKernel>(g, [&](Index, Index, Index k) { sum += exp_of(to_real(__ldg(mask + k)) - peak); });
-    scale = 1 / sum;
+    for_each_tap<k3x3, false>(g, [&](const Tap& tap) { sum += weight_of(g, mask, tap, peak); });
+    scale = reciprocal_of(sum);
   }
 
-  __device__ __forceinline__ Real<T> operator[](Index k) const {
-    const Real<T> value = to_real(__ldg(mask + k));
-    return softmax ? exp_of(value - peak) * scale : value;
+  __device__ __forceinline__ Real<T> operator()(const Layout<Real<T>>& g, const Tap& tap) const {
+    return scale * weight_of(g, mask, tap, peak);
   }
 };
 
 // One of the four neighbours of a sampling point.
-template <typename Real, typename Index>
+template <typename Real>
 struct Corner {
-  bool present;    // in the image, and its point in the window: the only memory that may be touched
-  Index position;  // of the pixel's first channel in its image
+  bool present;  // in the image, and its point in the window: the only memory that may be touched
+  int pixel;     // of its image
   Real weight_y, weight_x;
 };
 
-template <typename Real, typename Index>
-__device__ __forceinline__ Corner<Real, Index> corner_of(const Layout<Real, Index>& g, const BilinearCell<Real>& cell,
-                                                         int step_y, int step_x) {
-  Corner<Real, Index> corner;
+template <typename Real>
+__device__ __forceinline__ Corner<Real> corner_of(const Layout<Real>& g, const BilinearCell<Real>& cell, int step) {
+  const int step_y = step / 2, step_x = step % 2;
+  Corner<Real> corner;
   corner.present = (step_y ? cell.row1 : cell.row0) && (step_x ? cell.column1 : cell.column0);
-  corner.position = ((Index(cell.y0) + step_y) * g.w + Index(cell.x0) + step_x) * g.channels();
+  corner.pixel = (int(cell.y0) + step_y) * g.w + int(cell.x0) + step_x;
   corner.weight_y = step_y ? cell.ly : 1 - cell.ly;
   corner.weight_x = step_x ? cell.lx : 1 - cell.lx;
   return corner;
 }
 
-// A thread computes kLanes channels of one output pixel. kSoftmax is heeded where kKernel is known.
-template <typename T, int kLanes, int kKernel, bool kSoftmax, typename Index>
+// A thread computes kLanes channels of one output pixel. 64 registers let four blocks run at once.
+template <typename T, int kLanes, bool k3x3>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 2 : 4)
-dcnv3_forward(const Layout<Real<T>, Index> g, const T* __restrict__ input, const T* __restrict__ offset,
+dcnv3_forward(const Layout<Real<T>> g, const T* __restrict__ input, const T* __restrict__ offset,
               const T* __restrict__ mask, T* __restrict__ output) {
-  const Index vectors = g.group_channels / kLanes;
-  for (Index item = Index(blockIdx.x) * kThreads + threadIdx.x; item < g.work; item += Index(gridDim.x) * kThreads) {
-    const Index group_item = item / vectors;
-    const Place<T, Index> place(g, group_item / g.groups, group_item % g.groups, offset, mask);
-    const TapWeights<T, kKernel, Index> weights(g, place.mask, kKernel ? kSoftmax : g.softmax);
-    const Index channel = place.group * g.group_channels + item % vectors * kLanes;
-    const T* const image = input + place.image * g.image_size() + channel;
-    Real<T> sum[kLanes] = {};
-    for_each_tap<kKernel>(g, [&](Index i, Index j, Index k) {
-      const BilinearCell<Real<T>> cell = place.cell(g, i, j, k);
-      const Real<T> weight = weights[k];
+  for (int block = int(blockIdx.x) * kThreads; block < g.work; block += int(gridDim.x) * kThreads) {
+    const int item = block + int(threadIdx.x);
+    if (item >= g.work) continue;
+    int member;
+    const Place<T> place = place_of(g, item, offset, mask, member);
+    const Real<T> peak = peak_of<T, k3x3>(g, place.mask);
+    const int channel = place.group * g.group_channels + member * kLanes;
+    const T* const image = input + (g.position(place.image * (int64_t(g.h) * g.w)) + channel);
+    Real<T> sum[kLanes] = {}, sum_of_weights = 0;
+    for_each_tap<k3x3, false>(g, [&](const Tap& tap) {
+      const BilinearCell<Real<T>> cell = place.cell(g, tap);
+      const Real<T> weight = weight_of(g, place.mask, tap, peak);
+      sum_of_weights += weight;
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
-        const Corner<Real<T>, Index> corner = corner_of(g, cell, step / 2, step % 2);
+        const Corner<Real<T>> corner = corner_of(g, cell, step);
         Real<T> pixel[kLanes] = {};  // stays 0 where absent: a NaN in the mask shows all the same
-        if (corner.present) load(image + corner.position, pixel);
+        if (corner.present) load(image + g.position(corner.pixel), pixel);
         const Real<T> share = weight * corner.weight_y * corner.weight_x;
 #pragma unroll
         for (int lane = 0; lane < kLanes; ++lane) sum[lane] += share * pixel[lane];
       }
     });
-    store(sum, output + place.pixel * g.channels() + channel);
+    const Real<T> scale = g.softmax ? reciprocal_of(sum_of_weights) : 1;
+#pragma unroll
+    for (int lane = 0; lane < kLanes; ++lane) sum[lane] *= scale;
+    store(sum, output + (g.position(place.pixel) + channel));
   }
 }
 
 // Derivatives of one tap: of its weight, and of its place before the factors offset_scale and weight.
 template <typename Real>
 struct TapGradient {
-  Real weight, y, x;
+  Real weight = 0, y = 0, x = 0;
 };
 
-// The channels of grad_output and image begin at the group's first. With grad_image, scatters the input's gradient.
-template <typename T, int kLanes, typename Index>
-__device__ __forceinline__ TapGradient<Real<T>> tap_gradient(const Layout<Real<T>, Index>& g,
-                                                             const BilinearCell<Real<T>>& cell, Real<T> weight,
-                                                             const T* grad_output, const T* image,
-                                                             Real<T>* grad_image) {
-  Corner<Real<T>, Index> corners[4];
+// The channels of one pixel and group that a thread of its team sees to: kLanes at first, then every stride-th.
+template <typename T, int kLanes>
+struct Channels {
+  const T* grad_output;  // of the group's first channel, as the next two
+  const T* image;
+  Real<T>* grad_image;  // null where the input's gradient is not wanted here
+  int first, end, stride;
+  Real<T> grad[kLanes];  // the first of grad_output
+
+  // What these channels give to the gradient of one tap; with kScatter, adds to that of the input.
+  template <bool kScatter>
+  __device__ __forceinline__ TapGradient<Real<T>> gradient(const Layout<Real<T>>& g, const BilinearCell<Real<T>>& cell,
+                                                           Real<T> weight) {
+    Real<T> dot[4] = {};  // grad_output . pixel
+    for (int begin = 0; begin < end; begin += stride) {  // as often in all lanes: the compiler sees them meet again
+      const int channel = begin + first;
+      if (channel >= end) continue;
+      if (stride < end) load(grad_output + channel, grad);
+      Real<T> pixels[4][kLanes] = {};  // all four loads are under way at once
 #pragma unroll
-  for (int step = 0; step < 4; ++step) corners[step] = corner_of(g, cell, step / 2, step % 2);
-  Real<T> dot[4] = {};  // grad_output . pixel
-  for (Index channel = 0; channel < g.group_channels; channel += kLanes) {
-    Real<T> grad[kLanes];
-    load(grad_output + channel, grad);
+      for (int step = 0; step < 4; ++step) {
+        const Corner<Real<T>> corner = corner_of(g, cell, step);
+        if (corner.present) load(image + (g.position(corner.pixel) + channel), pixels[step]);
+      }
+#pragma unroll
+      for (int step = 0; step < 4; ++step) {
+#pragma unroll
+        for (int lane = 0; lane < kLanes; ++lane) dot[step] += grad[lane] * pixels[step][lane];
+      }
+      if constexpr (kScatter) {
+        if (grad_image == nullptr) continue;
+#pragma unroll
+        for (int step = 0; step < 4; ++step) {
+          const Corner<Real<T>> corner = corner_of(g, cell, step);
+          const Real<T> share = weight * corner.weight_y * corner.weight_x;
+          Real<T> shares[kLanes];
+#pragma unroll
+          for (int lane = 0; lane < kLanes; ++lane) shares[lane] = share * grad[lane];
+          if (corner.present) add_atomically(shares, grad_image + (g.position(corner.pixel) + channel));
+        }
+      }
+    }
+    TapGradient<Real<T>> gradient;
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      if (!corners[step].present) continue;
-      Real<T> pixel[kLanes];
-      load(image + corners[step].position + channel, pixel);
-#pragma unroll
-      for (int lane = 0; lane < kLanes; ++lane) dot[step] += grad[lane] * pixel[lane];
-      if (!grad_image) continue;
-      const Real<T> share = weight * corners[step].weight_y * corners[step].weight_x;
-#pragma unroll
-      for (int lane = 0; lane < kLanes; ++lane)
-        atomicAdd(grad_image + corners[step].position + channel + lane, share * grad[lane]);
+      const Corner<Real<T>> corner = corner_of(g, cell, step);
+      gradient.weight += dot[step] * corner.weight_y * corner.weight_x;
+      gradient.y += (step / 2 ? dot[step] : -dot[step]) * corner.weight_x;
+      gradient.x += (step % 2 ? dot[step] : -dot[step]) * corner.weight_y;
     }
+    return gradient;
   }
-  TapGradient<Real<T>> gradient = {};
-#pragma unroll
-  for (int step = 0; step < 4; ++step) {
-    const Corner<Real<T>, Index>& corner = corners[step];
-    gradient.weight += dot[step] * corner.weight_y * corner.weight_x;
-    gradient.y += (step / 2 ? dot[step] : -dot[step]) * corner.weight_x;
-    gradient.x += (step % 2 ? dot[step] : -dot[step]) * corner.weight_y;
-  }
-  return gradient;
-}
+};
 
-// A thread computes every gradient that one output pixel and group gives. grad_input is null where
-// dcnv3_backward_input_in_order computes it.
-template <typename T, int kLanes, typename Index>
-__global__ void __launch_bounds__(kThreads, 2)
-dcnv3_backward(const Layout<Real<T>, Index> g, const T* __restrict__ grad_output, const T* __restrict__ input,
+// A team of threads, each with channels of its own, computes every gradient that one output pixel and group gives.
+// grad_input is null where dcnv3_backward_input_in_order computes it.
+template <typename T, int kLanes, bool k3x3>
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2)
+dcnv3_backward(const Layout<Real<T>> g, const T* __restrict__ grad_output, const T* __restrict__ input,
                const T* __restrict__ offset, const T* __restrict__ mask, Real<T>* __restrict__ grad_input,
                T* __restrict__ grad_offset, T* __restrict__ grad_mask) {
-  for (Index item = Index(blockIdx.x) * kThreads + threadIdx.x; item < g.work; item += Index(gridDim.x) * kThreads) {
-    const Place<T, Index> place(g, item / g.groups, item % g.groups, offset, mask);
-    const TapWeights<T, 0, Index> weights(g, place.mask, g.softmax);
-    const Index channel = place.group * g.group_channels;
-    const T* const grad = grad_output + place.pixel * g.channels() + channel;
-    const int64_t image = place.image * g.image_size() + channel;
-    Real<T> mean = 0;  // of the weights' gradients under the softmax, which keeps its sum at 1
-    if (g.softmax) {
-      for_each_tap<0>(g, [&](Index i, Index j, Index k) {
-        const Real<T> weight = weights[k];
-        const BilinearCell<Real<T>> cell = place.cell(g, i, j, k);
-        Real<T>* const no_scatter = nullptr;
-        mean += weight * tap_gradient<T, kLanes>(g, cell, weight, grad, input + image, no_scatter).weight;
-      });
-    }
+  const int team = int(g.team.value);
+  for (int block = int(blockIdx.x) * kThreads; block < g.work; block += int(gridDim.x) * kThreads) {
+    // All lanes take part in the sums: those with no item left repeat the last one, without channels.
+    const int item = block + int(threadIdx.x);
+    int member;
+    const Place<T> place = place_of(g, item < g.work ? item : g.work - 1, offset, mask, member);
+    const TapWeights<T, k3x3> weights(g, place.mask);
+    const int group_channel = place.group * g.group_channels;
+    const int64_t image = g.position(place.image * (int64_t(g.h) * g.w)) + group_channel;
+    Channels<T, kLanes> channels{grad_output + (g.position(place.pixel) + group_channel), input + image,
+                                 grad_input ? grad_input + image : nullptr,
+                                 item < g.work ? member * kLanes : g.group_channels, g.group_channels, team * kLanes, {}};
+    if (channels.first < channels.end) load(channels.grad_output + channels.first, channels.grad);
+    const bool writes = item < g.work && member == 0;
     T* const offsets_out = grad_offset + (place.offset - offset);
     T* const masks_out = grad_mask + (place.mask - mask);
-    for_each_tap<0>(g, [&](Index i, Index j, Index k) {
-      const Real<T> weight = weights[k];
-      const BilinearCell<Real<T>> cell = place.cell(g, i, j, k);
-      Real<T>* const scatter = grad_input ? grad_input + image : nullptr;
-      const TapGradient<Real<T>> gradient = tap_gradient<T, kLanes>(g, cell, weight, grad, input + image, scatter);
+
+    Real<T> mean = 0;  // of the weights' gradients under the softmax, which keeps its sum at 1
+    Real<T> along_weights[9] = {};  // by slot
+    if (!k3x3 && g.softmax) {
+      for_each_tap<k3x3, false>(g, [&](const Tap& tap) {
+        const Real<T> weight = weights(g, tap);
+        mean += weight * channels.template gradient<false>(g, place.cell(g, tap), weight).weight;
+      });
+      sum_over_team(team, mean);
+    }
+    for_each_tap<k3x3, false>(g, [&](const Tap& tap) {
+      const Real<T> weight = weights(g, tap);
+      const BilinearCell<Real<T>> cell = place.cell(g, tap);
+      TapGradient<Real<T>> gradient = channels.template gradient<true>(g, cell, weight);
+      sum_over_team(team, gradient.weight, gradient.y, gradient.x);
       const Real<T> along = cell.in_window ? g.offset_scale * weight : 0;
-      from_real(along * gradient.x, offsets_out[2 * k]);
-      from_real(along * gradient.y, offsets_out[2 * k + 1]);
-      from_real(g.softmax ? weight * (gradient.weight - mean) : gradient.weight, masks_out[k]);
+      const Real<T> delta[2] = {along * gradient.x, along * gradient.y};
+      if (writes) {
+        T* const to = offsets_out + 2 * tap.k;
+        if (g.offset_pairs) {
+          store(delta, to);
+        } else {
+          from_real(delta[0], to[0]);
+          from_real(delta[1], to[1]);
+        }
+      }
+      if constexpr (k3x3) {
+        if (tap.row == 0) {  // a register has no number at run time: a column comes in at the end, the others move up
+#pragma unroll
+          for (int slot = 0; slot < 6; ++slot) along_weights[slot] = along_weights[slot + 3];
+        }
+        along_weights[6 + tap.row] = gradient.weight;
+        mean += weight * gradient.weight;
+      } else if (writes) {
+        from_real(g.softmax ? weight * (gradient.weight - mean) : gradient.weight, masks_out[tap.k]);
+      }
     });
+    if constexpr (k3x3) {
+      for_each_tap<k3x3, true>(g, [&](const Tap& tap) {
+        const Real<T> gradient = along_weights[tap.slot];
+        if (writes) from_real(g.softmax ? weights(g, tap) * (gradient - mean) : gradient, masks_out[tap.k]);
+      });
+    }
   }
 }
 
-// The input's gradient with no atomic additions: a thread owns one channel of one image and walks over the output in
-// order, so that every run adds in the same order.
-template <typename T, typename Index>
+// The input's gradient with no atomic additions: a warp owns a band of rows of one group and image. Its lanes look at
+// all points of the image's output in order, 32 at a time; the whole warp then adds what those that touch the band
+// give, one after the other, each lane to channels of its own. So every run adds in the same order.
+template <typename T>
 __global__ void __launch_bounds__(kThreads, 2)
-dcnv3_backward_input_in_order(const Layout<Real<T>, Index> g, const T* __restrict__ grad_output,
+dcnv3_backward_input_in_order(const Layout<Real<T>> g, const T* __restrict__ grad_output,
                               const T* __restrict__ offset, const T* __restrict__ mask,
                               Real<T>* __restrict__ grad_input) {
-  const Index pixels = g.out_h * g.out_w;
-  for (Index item = Index(blockIdx.x) * kThreads + threadIdx.x; item < g.work; item += Index(gridDim.x) * kThreads) {
-    const Index channel = item % g.channels();
-    const Index first = item / g.channels() * pixels;
-    for (Index pixel = first; pixel < first + pixels; ++pixel) {
-      const Place<T, Index> place(g, pixel, channel / g.group_channels, offset, mask);
-      const TapWeights<T, 0, Index> weights(g, place.mask, g.softmax);
-      const Real<T> grad = to_real(__ldg(grad_output + place.pixel * g.channels() + channel));
-      Real<T>* const image = grad_input + place.image * g.image_size() + channel;
-      for_each_tap<0>(g, [&](Index i, Index j, Index k) {
-        const BilinearCell<Real<T>> cell = place.cell(g, i, j, k);
-        const Real<T> weight = weights[k];
+  constexpr int kWarps = kThreads / kWarp;
+  const int lane = int(threadIdx.x) % kWarp;
+  const int points = int(g.out_w.value) * int(g.taps.value);  // of one group in a row of the output
+  for (int block = int(blockIdx.x) * kWarps; block < g.work; block += int(gridDim.x) * kWarps) {
+    const int item = block + int(threadIdx.x) / kWarp;
+    const bool owns = item < g.work;  // a warp with no item left looks along, but has no rows
+    const Divisor::Parts in_bands = g.bands(owns ? item : 0), in_groups = g.groups(in_bands.quotient);
+    const int group = in_groups.remainder;
+    const int first_row = owns ? in_bands.remainder * g.band_rows : g.h + 1;
+    const int end_row = first_row + g.band_rows < g.h ? first_row + g.band_rows : g.h;
+    const int group_channel = group * g.group_channels;
+    Real<T>* const image =
+        grad_input + (g.position((g.first_image + in_groups.quotient) * (int64_t(g.h) * g.w)) + group_channel);
+    for (int out_row = 0; out_row < g.out_h; ++out_row) {
+      const int row = in_groups.quotient * g.out_h + out_row;
+      for (int start = 0; start < points; start += kWarp) {
+        const int point = start + lane;
+        const Divisor::Parts in_taps = g.taps(point < points ? point : points - 1);
+        const Place<T> place(g, row, in_taps.quotient, group, offset, mask);
+        const Tap tap = tap_of(g, in_taps.remainder);
+        const BilinearCell<Real<T>> cell = place.cell(g, tap);
+        const int y0 = int(cell.y0);
+        const bool touches = point < points && cell.in_window && y0 + 1 >= first_row && y0 < end_row;
+        const Real<T> weight = touches ? TapWeights<T, false>(g, place.mask)(g, tap) : 0;
+        Corner<Real<T>> corners[4];
+#pragma unroll
         for (int step = 0; step < 4; ++step) {
-          const Corner<Real<T>, Index> corner = corner_of(g, cell, step / 2, step % 2);
-          if (corner.present) image[corner.position] += weight * corner.weight_y * corner.weight_x * grad;
+          corners[step] = corner_of(g, cell, step);
+          corners[step].present &= y0 + step / 2 >= first_row && y0 + step / 2 < end_row;
         }
-      });
+        for (unsigned hits = __ballot_sync(kAllLanes, touches); hits; hits &= hits - 1) {
+          const int from = __ffs(int(hits)) - 1;
+          const int column = __shfl_sync(kAllLanes, in_taps.quotient, from);
+          const T* const grad = grad_output + (g.position(g.pixel_of(row, column)) + group_channel);
+          bool present[4];
+          Real<T> share[4];
+          Real<T>* pixel[4];
+#pragma unroll
+          for (int step = 0; step < 4; ++step) {
+            const Corner<Real<T>>& corner = corners[step];
+            present[step] = __shfl_sync(kAllLanes, int(corner.present), from);
+            share[step] = __shfl_sync(kAllLanes, weight * corner.weight_y * corner.weight_x, from);
+            pixel[step] = image + g.position(__shfl_sync(kAllLanes, corner.pixel, from));
+          }
+          for (int channel = lane; channel < g.group_channels; channel += kWarp) {
+            const Real<T> value = to_real(__ldg(grad + channel));
+            Real<T> sum[4];
+#pragma unroll
+            for (int step = 0; step < 4; ++step)
+              if (present[step]) sum[step] = pixel[step][channel] + share[step] * value;
+#pragma unroll
+            for (int step = 0; step < 4; ++step)
+              if (present[step]) pixel[step][channel] = sum[step];
+          }
+        }
+      }
     }
   }
 }

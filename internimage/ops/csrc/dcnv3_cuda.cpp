@@ -29,7 +29,12 @@ void* current_stream(const Tensor& x) {
   return stream;
 }
 
-void check(int error) { STD_CUDA_CHECK(static_cast<cudaError_t>(error)); }
+void check(int error) {
+  STD_TORCH_CHECK(error != cudaErrorInvalidValue, "internimage::dcnv3: the CUDA kernels number what lies within an ",
+                  "image by 32 bits; for images beyond 2^30 pixels, or rows of output beyond 2^30 elements, use ",
+                  "internimage.ops.use_backend(\"torch\")");
+  STD_CUDA_CHECK(static_cast<cudaError_t>(error));
+}
 
 Tensor forward_cuda(Tensor input, Tensor offset, Tensor mask, std::vector<int64_t> kernel_size,
                     std::vector<int64_t> stride, std::vector<int64_t> padding, std::vector<int64_t> dilation,

@@ -11,6 +11,8 @@
 //
 // All are contiguous, except that offset_stride and mask_stride say how many elements lie between output pixels of
 // offset and mask, so that these may be parts of a wider tensor. Nothing is launched where there is nothing to write.
+// No alignment beyond that of an element is asked for. cudaErrorInvalidValue: an unknown dtype, a null pointer to a tensor
+// with elements, or more than 2^30 pixels in an image or elements in a row of the output.
 #pragma once
 
 #include <stdint.h>
