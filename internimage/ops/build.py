@@ -130,7 +130,13 @@ def _warn(device_type: str, problem: str) -> None:
     )
 
 
-def build_library(*, cuda: bool, standalone: bool = False, architectures: Sequence[str] | None = None) -> Path:
+def build_library(
+    *,
+    cuda: bool,
+    standalone: bool = False,
+    architectures: Sequence[str] | None = None,
+    instruction_set: str | None = None,
+) -> Path:
     """Path of the compiled kernels in the cache, built if they are not there yet.
 
     Args:
@@ -139,11 +145,13 @@ def build_library(*, cuda: bool, standalone: bool = False, architectures: Sequen
             with `cuda` holds the kernels of both devices. Never load it where `internimage.ops` is imported.
         architectures: compute capabilities for CUDA, such as ("8.0", "9.0+PTX"), to build for other machines;
             by default TORCH_CUDA_ARCH_LIST or the visible devices.
+        instruction_set: of the CPU, a name in `toolchain.INSTRUCTION_SETS` or "baseline"; by default this CPU's best.
 
     Raises:
         BuildError: a tool is missing, the compiler fails, or the cache cannot be written.
     """
-    return build(make_recipe(cuda=cuda, standalone=standalone, architectures=architectures))
+    recipe = make_recipe(cuda=cuda, standalone=standalone, architectures=architectures, instruction_set=instruction_set)
+    return build(recipe)
 
 
 def find_library(*, cuda: bool) -> Path | None:
@@ -194,7 +202,13 @@ class Recipe:
     torch_cuda: str | None
 
 
-def make_recipe(*, cuda: bool, standalone: bool = False, architectures: Sequence[str] | None = None) -> Recipe:
+def make_recipe(
+    *,
+    cuda: bool,
+    standalone: bool = False,
+    architectures: Sequence[str] | None = None,
+    instruction_set: str | None = None,
+) -> Recipe:
     """What `build_library` builds: `*_cpu.cpp`, or `*_cuda.cpp` and `*.cu`, of the folder `SOURCES`.
 
     Raises:
@@ -205,7 +219,7 @@ def make_recipe(*, cuda: bool, standalone: bool = False, architectures: Sequence
     cu = _sources("*.cu") if cuda else []
     headers = sorted([*SOURCES.glob("*.h"), *SOURCES.glob("*.cuh")])
     arch_list = "" if not cuda else ";".join(architectures) if architectures else toolchain.visible_architectures()
-    level = toolchain.instruction_set()
+    level = instruction_set or toolchain.instruction_set()
     # The stable ABI of the oldest PyTorch that we support: a library built here also runs on later ones.
     defines = ["-DTORCH_TARGET_VERSION=0x020d000000000000", *(["-DUSE_CUDA"] if cuda else [])]
     return Recipe(

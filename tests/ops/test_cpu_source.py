@@ -88,7 +88,8 @@ def test_a_library_for_another_cpu_knows_what_is_missing(tmp_path: Path) -> None
     source = tmp_path / "features.cpp"
     source.write_text(
         '#include <cstdio>\n#include "cpu_features.h"\n'
-        'int main() { const char* missing = internimage::missing_instruction_set(); std::puts(missing ? missing : "-"); }'
+        "int main() { const char* missing = internimage::missing_instruction_set();"
+        ' std::puts(missing ? missing : "-"); }'
     )
     compiler = shlex.split(toolchain.find_compiler().command)
     for flags, cpu, expected in [

@@ -1,5 +1,6 @@
 """`internimage build-ops`, with sources that compile in a moment."""
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,16 @@ def has_compiler() -> bool:
     except toolchain.BuildError:
         return False
     return True
+
+
+@pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86-64 machine")
+def test_the_cpu_may_be_another(small_sources: Path, tmp_path: Path) -> None:
+    source = small_sources / "same_cpu.cpp"
+    source.write_text('#ifdef __AVX2__\n#error "not the baseline"\n#endif\n' + CPU)
+    assert cli.main(["build-ops", "--cpu", "baseline", "--output", str(tmp_path / "libinternimage.so")]) == 0
+    source.write_text('#ifndef __AVX2__\n#error "not AVX2"\n#endif\n' + CPU)
+    assert cli.main(["build-ops", "--cpu", "avx2", "--output", str(tmp_path / "libinternimage.so")]) == 0
 
 
 @pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
