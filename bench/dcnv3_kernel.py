@@ -31,11 +31,12 @@ class Case:
     group_channels: int = 16
     dtype: torch.dtype = torch.float32
     softmax: bool = False
+    images: int = 1
     threads: int = 1
 
     @property
     def units(self) -> int:
-        return self.height * self.width * self.groups
+        return self.images * self.height * self.width * self.groups
 
 
 STAGES = {
@@ -55,8 +56,14 @@ CASES = {
     },
     **{f"28x28, {c} channels a group": Case(28, 28, 4, group_channels=c) for c in (7, 8, 13, 16, 31, 32, 64, 65)},
     **{f"stage 1 at {4 * size}": Case(size, size, 4) for size in (56, 128, 256, 512)},
-    "stage 1, two threads": Case(56, 56, 4, threads=2),
-    "stage 1 at 800x1216, two threads": Case(200, 304, 4, threads=2),
+    **{
+        f"{name}, {images} image{'s'[: images - 1]}, {threads} thread{'s'[: threads - 1]}": Case(
+            case.height, case.width, case.groups, images=images, threads=threads
+        )
+        for name, case in (("stage 1", STAGES["stage 1 of T at 224"]), ("800x1216", STAGES["stage 1 at 800x1216"]))
+        for images in (1, 2)
+        for threads in (1, 2)
+    },
 }
 
 
@@ -78,7 +85,7 @@ def probe() -> ctypes.CDLL:
 def jobs(case: Case) -> dict[str, Callable[[], object]]:
     """The operators themselves, without the public function and autograd, and the probe for as many units."""
     torch.manual_seed(0)
-    shape = (1, case.height, case.width)
+    shape = (case.images, case.height, case.width)
 
     def draw(channels: int) -> Tensor:
         return torch.randn(*shape, channels).to(case.dtype)
