@@ -12,10 +12,11 @@ import pytest
 import torch
 import torch.utils.cpp_extension
 from interleaved import compare
+from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from internimage.ops import dcnv3, toolchain, use_backend
-from internimage.ops.build import SOURCES
+from internimage.ops.build import SOURCES, native_available
 from internimage.ops.schema import SCHEMA_VERSION
 
 TAPS = 9
@@ -128,12 +129,15 @@ def cycles() -> CycleTable:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_cycles(name: str, cycles: CycleTable, tables: list[object], record_property: Callable[..., None]) -> None:
+def test_cycles(benchmark: BenchmarkFixture, tables: list[object], cycles: CycleTable, name: str) -> None:
+    if not native_available("cpu", "auto"):
+        pytest.skip("needs the CPU kernels: `internimage doctor --build` says what is missing")
     if cycles not in tables:
         tables.append(cycles)
     case = CASES[name]
     torch.set_num_threads(case.threads)
     clock = max(probe().clock_hz() for _ in range(5))
-    measured = compare(name, jobs(case), seconds=1.5).seconds
-    cycles.rows[name] = {job: min(seconds) * clock / case.units for job, seconds in measured.items()}
-    record_property("cycles", cycles.rows[name])
+    table = compare(name, jobs(case), seconds=1.5)
+    cycles.rows[name] = {job: min(seconds) * clock / case.units for job, seconds in table.seconds.items()}
+    benchmark.extra_info.update(cycles=cycles.rows[name], medians=table.medians)
+    benchmark.pedantic(jobs(case)["forward"], rounds=3, warmup_rounds=1)
