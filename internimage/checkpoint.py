@@ -156,11 +156,7 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, layout: L
     path = Path(path)
     state = {key: _owned(tensor, key) for key, tensor in model.state_dict().items()}
     if layout == "internimage":
-        metadata = {"format": "pt", "library": f"internimage {__version__}"}
-        if isinstance(model, InternImage) and len(model.stages) == 4:
-            metadata["arguments"] = json.dumps(_arguments(model))
-        with written_whole(path) as temporary:
-            safetensors.torch.save_file(state, temporary, metadata=metadata)
+        save_state_dict(state, path, describe(model))
     elif layout == "official":
         renames = to_official(state)
         with written_whole(path) as temporary:
@@ -176,6 +172,20 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, layout: L
     else:
         raise ValueError(f"save_checkpoint: layout must be 'internimage', 'official' or 'huggingface', got {layout!r}")
     return path
+
+
+def describe(model: nn.Module) -> dict[str, str]:
+    """What a safetensors file of ours says beside the weights: the library's version, and the model's arguments."""
+    metadata = {"format": "pt", "library": f"internimage {__version__}"}
+    if isinstance(model, InternImage) and len(model.stages) == 4:
+        metadata["arguments"] = json.dumps(_arguments(model))
+    return metadata
+
+
+def save_state_dict(state: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Save whole weights as safetensors; the file appears whole or not at all."""
+    with written_whole(path) as temporary:
+        safetensors.torch.save_file(dict(state), temporary, metadata=metadata)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

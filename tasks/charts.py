@@ -1,4 +1,4 @@
-"""Charts of results, drawn with matplotlib (an optional part) without a display and without its global state."""
+"""Charts, drawn with matplotlib (an optional part) without a display and without its global state."""
 
 from __future__ import annotations
 
@@ -39,29 +39,45 @@ def save(figure: Figure, path: str | PathLike[str]) -> None:
     figure.savefig(path, dpi=_DPI, facecolor="white")
 
 
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """A figure of so many inches with a title, that belongs to nobody else: no pyplot, no display."""
+    require_matplotlib()
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+    return figure
+
+
+def style_panel(axes: Axes, name: str, note: str, xlabel: str) -> None:
+    """The look of a panel with lines that are drawn already; `note` stands at the right of the panel's name."""
+    axes.set_title(name, loc="left", fontsize=10, color=INK)
+    axes.set_title(note, loc="right", fontsize=10, color=GREY)
+    axes.set_xlabel(xlabel, fontsize=9, color=GREY)
+    axes.grid(axis="y", color=LIGHT, linewidth=0.7)
+    axes.tick_params(colors=GREY, labelsize=9, length=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(LIGHT)
+    axes.margins(x=0.02)
+    left, right = axes.get_xlim()
+    if right - left < 1:  # one point
+        axes.set_xlim(left - 1, right + 1)
+
+
 def training_curve(losses: Sequence[float], accuracies: Sequence[float], title: str) -> Figure:
     """Training loss and held-out accuracy (in [0, 1]) after each epoch, side by side."""
-    figure = _figure(9, 3.6)
-    figure.suptitle(title, x=0.02, ha="left", fontsize=12, fontweight="bold", color=INK)
+    figure = new_figure(9, 3.6, title)
     left, right = figure.subplots(1, 2)
     epochs = range(1, len(losses) + 1)
     left.plot(epochs, losses, color=ORANGE, linewidth=2)
     left.set_ylim(bottom=0)
     right.plot(epochs, [100 * accuracy for accuracy in accuracies], color=BLUE, linewidth=2)
     right.set_ylim(max(0, 100 * min(accuracies) - 3), 101)
-    for axes, name, value in (
-        (left, "training loss", f"{losses[-1]:.3f}"),
-        (right, "accuracy on held-out images, %", f"{accuracies[-1]:.2%}"),
-    ):
-        axes.set_title(name, loc="left", fontsize=10, color=INK)
-        axes.set_title(f"last: {value}", loc="right", fontsize=10, color=GREY)
-        axes.set_xlabel("epoch", fontsize=9, color=GREY)
-        axes.grid(axis="y", color=LIGHT, linewidth=0.7)
-        axes.tick_params(colors=GREY, labelsize=9, length=0)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(LIGHT)
-        axes.margins(x=0.02)
+    style_panel(left, "training loss", f"last: {losses[-1]:.3f}", "epoch")
+    style_panel(right, "accuracy on held-out images, %", f"last: {accuracies[-1]:.2%}", "epoch")
     return figure
 
 
@@ -86,8 +102,7 @@ def prediction_sheet(
         columns: pictures in a row.
     """
     rows = -(-len(images) // columns)
-    figure = _figure(0.85 * columns, 1.12 * rows + 0.7)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+    figure = new_figure(0.85 * columns, 1.12 * rows + 0.7, title)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
@@ -115,8 +130,7 @@ def sampling_figure(rows: Sequence[tuple[Image, Sequence[SamplingPoints]]], titl
         title: above the figure.
     """
     columns = max(len(points) for _, points in rows)
-    figure = _figure(2.7 * columns + 0.8, 2.7 * len(rows) + 1.0)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    figure = new_figure(2.7 * columns + 0.8, 2.7 * len(rows) + 1.0, title)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     heaviest = max(float(panel.weights.max()) for _, panels in rows for panel in panels)
     dots: Any = None
@@ -193,11 +207,3 @@ def _marker(shape: str, face: str, edge: str, size: float, label: str) -> Any:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], linestyle="", marker=shape, mfc=face, mec=edge, markersize=size, label=label)
-
-
-def _figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches that belongs to nobody else: no pyplot, no display."""
-    require_matplotlib()
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from internimage._version import __version__
 
@@ -21,9 +22,31 @@ class _Command:
     help: str
 
 
-COMMANDS = {
+@dataclass(frozen=True)
+class _TaskCommand:
+    """A command that each task has its own form of; `default` is the task where none is named."""
+
+    tasks: dict[str, _Command]
+    help: str
+    default: str | None = None
+
+
+COMMANDS: dict[str, _Command | _TaskCommand] = {
     "demo": _Command("internimage.tasks.demo", "train, compile and deploy a small model on handwritten digits"),
-    "predict": _Command("internimage.tasks.classification.predict", "name what pictures show"),
+    "predict": _TaskCommand(
+        {"classification": _Command("internimage.tasks.classification.predict", "name what pictures show")},
+        "say what pictures show",
+        default="classification",
+    ),
+    "train": _TaskCommand(
+        {"classification": _Command("internimage.tasks.classification.train", "train a classifier by a recipe")},
+        "train a model by a recipe",
+    ),
+    "eval": _TaskCommand(
+        {"classification": _Command("internimage.tasks.classification.evaluate", "measure how well a classifier does")},
+        "measure how well a model does on labelled data",
+    ),
+    "consolidate": _Command("internimage.tasks.consolidate", "make one weights file of a sharded checkpoint"),
     "bench": _Command("internimage.tasks.bench", "measure how fast a model runs here, and where its time goes"),
     "doctor": _Command("internimage.tasks.doctor", "show what is installed and built, and what is missing"),
     "build-ops": _Command("internimage.tasks.build_ops", "build the operators' library for processes without Python"),
@@ -32,7 +55,8 @@ COMMANDS = {
 _EXAMPLES = """examples:
   internimage demo
   internimage predict photo.jpg --model internimage_t
-  internimage predict --help
+  internimage train classification --recipe quick --data photos --output runs/photos
+  internimage train classification --help
 """
 
 
@@ -41,12 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     With `--debug` or environment variable INTERNIMAGE_DEBUG, errors come with their traceback.
     """
-    argv = sys.argv[1:] if argv is None else argv
-    name = next((word for word in argv if not word.startswith("-")), None)
+    argv = _with_default_task(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv or bool(os.environ.get("INTERNIMAGE_DEBUG"))
     try:
-        arguments = _parser(name).parse_args(argv)  # exits where no command is named
-        status: int = import_module(COMMANDS[arguments.command].module).run(arguments)
+        arguments = _parser(argv).parse_args(argv)  # exits where no command is named
+        status: int = import_module(arguments.module).run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -64,8 +87,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser(name: str | None) -> argparse.ArgumentParser:
-    """The whole parser, with the arguments of one subcommand: those of the others would need their modules."""
+def _with_default_task(argv: Sequence[str]) -> list[str]:
+    """The words of the command line, with the task put in where it may be left away and is."""
+    words = list(argv)
+    place = next((i for i, word in enumerate(words) if not word.startswith("-")), None)
+    if place is not None:
+        command = COMMANDS.get(words[place])
+        if isinstance(command, _TaskCommand) and command.default and words[place + 1 : place + 2] != []:
+            if words[place + 1] not in command.tasks:
+                words.insert(place + 1, command.default)
+    return words
+
+
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """The whole parser, with the arguments of the command that is named: those of the others would need their modules."""
+    named = [word for word in argv if not word.startswith("-")]
     parser = argparse.ArgumentParser(
         prog="internimage",
         description="InternImage: image recognition with deformable convolutions.",
@@ -75,20 +111,36 @@ def _parser(name: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"internimage {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command, row in COMMANDS.items():
-        subparser = subparsers.add_parser(
-            command,
-            help=row.help,
-            description=row.help.capitalize() + ".",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        subparser.add_argument(
-            "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
-        )
-        if command == name:
-            module = import_module(row.module)
-            subparser.epilog = module.EXAMPLES
-            module.add_arguments(subparser)
+    for name, command in COMMANDS.items():
+        if isinstance(command, _Command):
+            _add_command(subparsers, name, command, fill=named[:1] == [name])
+            continue
+        group = _add_parser(subparsers, name, command.help)
+        tasks = group.add_subparsers(dest="task", metavar="TASK", required=True)
+        for task, form in command.tasks.items():
+            _add_command(tasks, task, form, fill=named[:2] == [name, task])
+    return parser
+
+
+def _add_command(subparsers: Any, name: str, command: _Command, *, fill: bool) -> None:
+    parser = _add_parser(subparsers, name, command.help)
+    parser.set_defaults(module=command.module)
+    parser.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+    )
+    if fill:
+        module = import_module(command.module)
+        parser.epilog = module.EXAMPLES
+        module.add_arguments(parser)
+
+
+def _add_parser(subparsers: Any, name: str, help: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name,
+        help=help,
+        description=help.capitalize() + ".",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     return parser
 
 

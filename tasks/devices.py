@@ -1,6 +1,7 @@
-"""The `--device` option of the commands."""
+"""Devices: the `--device` option of the commands, and how much memory was used."""
 
 import argparse
+import sys
 
 import torch
 
@@ -24,3 +25,18 @@ def choose_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device {name}: not available here ({reason}); use --device cpu or auto") from error
     return device
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """The most memory that this process has had: of the CUDA device in tensors, else of the machine; in MiB.
+
+    0 where the system doesn't tell.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from internimage import create_model, imagenet
+from internimage.tasks.classification.trained import Trained, add_model_arguments, load_from_arguments
 from internimage.tasks.devices import add_device_argument, choose_device
 from internimage.tasks.images import SUFFIXES, Image, ImageError, draw_predictions, prepare, read_image, write_image
 
@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   internimage predict cat.jpg                                      released weights, downloaded on first use
   internimage predict photos/ 'more/*.png' --model internimage_b --output annotated
   internimage predict cat.jpg --model internimage_t --checkpoint internimage_t_1k_224.pth --top 3
+  internimage predict photos/ --checkpoint runs/photos             what `internimage train` made
   internimage predict photos/ --json > predictions.json
 """
 
@@ -38,10 +39,7 @@ class Prediction:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture files, folders of them, or wildcards")
-    parser.add_argument("--model", default="internimage_t", help="a name of internimage.list_models() (internimage_t)")
-    parser.add_argument("--checkpoint", metavar="FILE", help="weights; without it the released ones are downloaded")
-    parser.add_argument("--num-classes", type=int, default=1000, help="of the checkpoint's classifier (1000)")
-    parser.add_argument("--size", type=int, help="side of the square that the model sees, in pixels (the model's own)")
+    add_model_arguments(parser)
     parser.add_argument("--top", type=int, default=5, help="how many classes to name (5)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write an annotated picture of each image there")
     parser.add_argument("--batch-size", type=int, default=8, help="pictures that the model sees at once (8)")
@@ -51,14 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Name what the pictures show; files that can't be read are reported, and make the exit status 1."""
-    for name in ("top", "batch_size", "num_classes"):
+    for name in ("top", "batch_size"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}")
-    if arguments.size is not None and arguments.size < 1:
-        raise ValueError(f"--size must be at least 1 pixel, got {arguments.size}")
     device = choose_device(arguments.device)
     paths = find_images(arguments.images)
-    classifier = Classifier.load(arguments.model, arguments.checkpoint, arguments.num_classes, arguments.size, device)
+    classifier = Classifier(load_from_arguments(arguments, device), device)
     drawings = annotation_paths(paths, arguments.output) if arguments.output else {}
     if arguments.output:
         arguments.output.mkdir(parents=True, exist_ok=True)
@@ -89,22 +85,11 @@ def run(arguments: argparse.Namespace) -> int:
 class Classifier:
     """A model with what must be known to use it: the size of its input and the names of its classes."""
 
-    def __init__(self, model: torch.nn.Module, size: int, names: Sequence[str], device: torch.device) -> None:
-        self.model = model.eval().to(device)
-        self.size = size
-        self.names = names
+    def __init__(self, trained: Trained, device: torch.device) -> None:
+        self.model = trained.model
+        self.size = trained.size
+        self.names = trained.names
         self.device = device
-
-    @classmethod
-    def load(
-        cls, name: str, checkpoint: str | None, num_classes: int, size: int | None, device: torch.device
-    ) -> "Classifier":
-        """Make a model by name with the weights of a file, or with the released ones where none is given."""
-        if checkpoint is None:
-            model = create_model(name, pretrained=True)
-        else:
-            model = create_model(name, checkpoint=checkpoint, num_classes=num_classes)
-        return cls(model, size or model.pretrained_cfg["input_size"][-1], class_names(model.num_classes), device)
 
     @torch.no_grad()
     def predict(self, images: dict[str, Image], top: int) -> Iterator[Prediction]:
@@ -116,13 +101,6 @@ class Classifier:
         best = probabilities.topk(min(top, len(self.names)))
         for file, values, labels in zip(images, best.values.tolist(), best.indices.tolist(), strict=True):
             yield Prediction(file, labels, [self.names[label] for label in labels], values)
-
-
-def class_names(num_classes: int) -> Sequence[str]:
-    """ImageNet's names for 1000 and 21841 classes, else "class 0" and so on."""
-    if num_classes in (1000, 21841):
-        return imagenet.class_names(num_classes)
-    return [f"class {label}" for label in range(num_classes)]
 
 
 def find_images(arguments: Sequence[str]) -> list[str]:

@@ -181,6 +181,21 @@ def test_resizing_equals_pillows_bicubic_but_for_rare_roundings(height, width, s
     assert difference.max() <= 2
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "target"),
+    [(160, 220, (128, 128)), (301, 40, (64, 64)), (3, 90, (50, 20)), (1, 1, (5, 7)), (90, 120, (1, 1)), (9, 9, (9, 9))],
+)
+def test_resizing_to_any_shape_equals_pillows_of_rows_then_columns(height, width, target):
+    image = photo(height, width)
+    ours = images.resize(image, *target)
+    rows = Pillow.fromarray(image).resize((target[1], height), Pillow.Resampling.BICUBIC)
+    pillows = rows.resize(target[::-1], Pillow.Resampling.BICUBIC)
+    difference = np.abs(ours.astype(int) - np.asarray(pillows).astype(int))
+    assert ours.shape == (*target, 3)
+    assert (difference > 0).mean() < 0.01
+    assert difference.max() <= 2
+
+
 def test_shrinking_smooths_where_opencvs_bicubic_would_alias():
     stripes = np.zeros((512, 512, 3), np.uint8)
     stripes[:, ::2] = 255

@@ -1,0 +1,1 @@
+"""What every task trains with: loop, optimiser groups, schedules, averages, distribution, checkpoints."""

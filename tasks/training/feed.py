@@ -1,0 +1,102 @@
+"""Batches from worker processes, in a fixed order, from any step on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from internimage.tasks.training.distributed import Processes
+from internimage.tasks.training.order import Order
+
+Batch = dict[str, Any]  # tensors, and "corrupt": names of files that could not be read
+
+_RESTARTS = 3  # of the workers, before a run gives up
+_WORKER_DIED = "DataLoader worker"  # torch raises a plain RuntimeError, which starts so
+
+
+class Feed:
+    """What one process trains on: for each step the parts that it computes.
+
+    When a worker dies (for one, killed because memory ran out), all workers are started again at the same step; as
+    the order is fixed, nothing changes.
+
+    Args:
+        dataset: its items are asked for by (index, seed).
+        order: which items in which step.
+        processes: who shares a step.
+        steps: first and last step.
+        collate: list of items -> batch.
+        workers: processes that load; 0 loads in this process.
+        worker_init: called in each of them.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        order: Order,
+        processes: Processes,
+        steps: range,
+        *,
+        collate: Callable[[list[Any]], Batch],
+        workers: int,
+        worker_init: Callable[[int], None] | None = None,
+    ) -> None:
+        self._order = order
+        self._processes = processes
+        self._last = steps.stop
+        self._next = steps.start
+        self._restarts = 0
+        self._options: dict[str, Any] = {
+            "dataset": dataset,
+            "collate_fn": collate,
+            "num_workers": workers,
+            "worker_init_fn": worker_init,
+            "pin_memory": processes.device.type == "cuda",
+        }
+        self._batches: Iterator[Batch] | None = None
+
+    def next_step(self) -> list[Batch]:
+        """The parts of the next step.
+
+        Raises:
+            RuntimeError: workers died again and again.
+        """
+        while True:
+            try:
+                if self._batches is None:
+                    self._batches = self._start()
+                parts = [next(self._batches) for _ in range(self._order.parts // self._processes.world_size)]
+            except RuntimeError as error:
+                if _WORKER_DIED not in str(error):
+                    raise
+                self.stop()
+                self._restarts += 1
+                if self._restarts > _RESTARTS:
+                    raise RuntimeError(
+                        f"workers that load data have died {self._restarts} times, the last time at step {self._next}; "
+                        "if memory is short, give fewer --workers or a smaller --batch-size"
+                    ) from error
+                print(f"a worker that loads data died; starting all anew at step {self._next}", file=sys.stderr)
+            else:
+                self._next += 1
+                return parts
+
+    def stop(self) -> None:
+        """End the workers."""
+        self._batches = None
+
+    def _start(self) -> Iterator[Batch]:
+        keys = self._order.batches(self._processes.rank, self._processes.world_size, range(self._next, self._last))
+        return iter(DataLoader(batch_sampler=keys, **self._options))
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on a device; what is no tensor stays."""
+    return {
+        name: part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for name, part in batch.items()
+    }
