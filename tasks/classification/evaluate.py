@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from internimage import imagenet
-from internimage.tasks import charts
+from internimage.tasks import charts, run_charts
 from internimage.tasks.classification.data import Dataset, open_dataset
 from internimage.tasks.classification.loading import EvalSet, collate, worker_init
 from internimage.tasks.classification.metrics import IGNORED, ClassificationMetrics, Report
@@ -167,7 +167,7 @@ def write_report(report: Report, names: Sequence[str], folder: Path) -> None:
         temporary.write_text(json.dumps(report.to_json() | {"classes": list(names)}, indent=1) + "\n")
     if report.confusion is not None:
         title = f"{report.images} images: top-1 {report.top1:.2%}, mean accuracy of the classes {report.macro:.2%}"
-        charts.save(charts.confusion_matrix(report.confusion, names, title), folder / "confusion.png")
+        charts.save(run_charts.confusion_matrix(report.confusion, names, title), folder / "confusion.png")
 
 
 def _print(report: Report, corrupt: Sequence[str], names: Sequence[str], *, as_json: bool) -> None:

@@ -15,7 +15,7 @@ from torch.optim import AdamW
 
 from internimage import InternImage, create_model, load_checkpoint
 from internimage.checkpoint import save_state_dict
-from internimage.tasks import charts
+from internimage.tasks import charts, run_charts
 from internimage.tasks.classification.data import Dataset, open_dataset
 from internimage.tasks.classification.evaluate import evaluate, readable_names, write_report
 from internimage.tasks.classification.layer_decay import layer_decay_scale
@@ -129,7 +129,7 @@ def train(
     if processes.is_main:
         print((output / "report.txt").read_text(), end="")
         title = f"{recipe.model} on {data.name}, best top-1 {loop.progress.best:.2%}"
-        charts.save(charts.learning_curves(directory.rows(), title), output / "curves.png")
+        charts.save(run_charts.learning_curves(directory.rows(), title), output / "curves.png")
 
 
 class ClassificationTask:

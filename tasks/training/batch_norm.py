@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_functional
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
@@ -18,20 +34,21 @@ class SyncBatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and dist.is_initialized()):
             return super().forward(x)
-        values = x.float().flatten(2)
-        count = values.new_full((1,), values.shape[0] * values.shape[2])
-        sums = torch.cat([values.sum((0, 2)), values.square().sum((0, 2)), count])
-        total, squares, count = dist_functional.all_reduce(sums).split([self.num_features, self.num_features, 1])
-        mean = total / count
-        variance = (squares / count - mean.square()).clamp(min=0)
+        values = x.float()
+        own = values.new_tensor([x.numel() // self.num_features])
+        sums = torch.cat([values.sum((0, 2, 3)), own])
+        total, count = _Sum.apply(sums).split([self.num_features, 1])
+        centred = values - (total / count).view(-1, 1, 1)
+        variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             unbiased = variance * (count / (count - 1).clamp(min=1))
-            for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
+            for running, new in ((self.running_mean, total / count), (self.running_var, unbiased)):
                 if running is not None and self.momentum is not None:
                     running.lerp_(new.to(running.dtype), self.momentum)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
-        return F.batch_norm(x, mean, variance, self.weight, self.bias, training=False, eps=self.eps)
+        normal = centred * (variance + self.eps).rsqrt().view(-1, 1, 1)
+        return (normal * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)).to(x.dtype)
 
 
 def synchronise_batch_norms(model: nn.Module) -> nn.Module:

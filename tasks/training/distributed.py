@@ -110,7 +110,8 @@ def parallelise(model: nn.Module, processes: Processes, strategy: Strategy, prec
     for module in model.modules():
         if isinstance(module, Block):
             fully_shard(module, mesh=mesh, mp_policy=policy)
-    return cast(nn.Module, fully_shard(model, mesh=mesh, mp_policy=policy))
+    # Resharded after the forward pass too: evaluation and the moving average then meet no gathered weights.
+    return cast(nn.Module, fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True))
 
 
 def inner_model(model: nn.Module) -> nn.Module:

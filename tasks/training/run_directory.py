@@ -50,6 +50,8 @@ class RunDirectory:
         Raises:
             ValueError: the folder holds a run with another recipe, or something else.
         """
+        if not self._writes:  # the others may not look while the main process is writing
+            return
         known = self.path / RECIPE
         if known.is_file():
             changed = differences(read_recipe(type(recipe), known), recipe)
@@ -60,8 +62,6 @@ class RunDirectory:
                 )
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise ValueError(f"{self.path} is not empty and holds no run (no {RECIPE}); give another --output")
-        if not self._writes:
-            return
         self.path.mkdir(parents=True, exist_ok=True)
         with written_whole(known) as temporary:
             temporary.write_text(recipe_json(recipe))
