@@ -104,14 +104,14 @@ def make_model(recipe, drop_path_rate=0.0):
     return model
 
 
-def make_loop(recipe, output, processes, hook=lambda index: (), on_loss=lambda loss: loss, drop_path_rate=0.0):
+def make_loop(recipe, output, processes, hook=lambda index: (), on_loss=lambda loss: loss, drop_path_rate=0.0, model=None):
     run = RunDirectory(Path(output), writes=processes.is_main)
     run.start(recipe)
     processes.wait()
     parts = recipe.accumulation * processes.world_size
     order = Order([IMAGES], recipe.batch_size, parts=parts, seed=recipe.seed)
     steps = order.steps_per_epoch
-    model = make_model(recipe, drop_path_rate)
+    model = model or make_model(recipe, drop_path_rate)
     return Loop(
         ToyTask(model, run, on_loss),
         model,

@@ -61,7 +61,7 @@ class Report:
         return [label for label, row in enumerate(self.per_class) if row.accuracy is None]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers, lists and dictionaries; the confusion matrix as triples true label, predicted label, images."""
+        """Plain numbers, lists and dictionaries; the matrix as triples (true label, predicted label, images)."""
         return {
             "images": self.images,
             "top1": self.top1,
@@ -241,7 +241,8 @@ class ClassificationMetrics:
 def _entries(matrix: NDArray[np.int64]) -> list[list[int]]:
     """Row, column and value of what is not zero."""
     rows, columns = matrix.nonzero()
-    return np.stack([rows, columns, matrix[rows, columns]], axis=1).tolist()
+    entries: list[list[int]] = np.stack([rows, columns, matrix[rows, columns]], axis=1).tolist()
+    return entries
 
 
 def _fit(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -73,7 +74,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def train(
-    recipe: ClassificationRecipe, data: Path, output: Path, processes: Processes, *, classes: Path | None = None
+    recipe: ClassificationRecipe,
+    data: Path,
+    output: Path,
+    processes: Processes,
+    *,
+    classes: Path | None = None,
+    make_model: Callable[[ClassificationRecipe, int], nn.Module] | None = None,
 ) -> None:
     """Train a classifier by a recipe; the run's folder then holds weights, metrics, log and pictures.
 
@@ -83,6 +90,7 @@ def train(
         output: folder of the run; one that was interrupted goes on.
         processes: who takes part.
         classes: file with the classes to train on; without it all that "train" has.
+        make_model: recipe, number of classes -> any classifier, where it is not to be the recipe's InternImage.
 
     Raises:
         ValueError: data, recipe and folder don't go together; the message says how.
@@ -91,7 +99,7 @@ def train(
     if recipe.deterministic:
         torch.use_deterministic_algorithms(True)
     training_data = open_dataset(data, "train", classes=classes)
-    validation_data = open_dataset(data, "val", classes=training_data.classes)
+    validation_data = open_dataset(data, "val", classes=classes or training_data.classes)
     order = Order(
         training_data.sizes,
         recipe.batch_size,
@@ -103,7 +111,7 @@ def train(
     directory = RunDirectory(output, writes=processes.is_main)
     directory.start(recipe)
     processes.wait()
-    model = build_model(recipe, len(training_data.classes)).to(processes.device)
+    model = (make_model or build_model)(recipe, len(training_data.classes)).to(processes.device)
     task = ClassificationTask(recipe, model, validation_data, directory, processes)
     loop = Loop(
         task,
@@ -140,7 +148,7 @@ class ClassificationTask:
     def __init__(
         self,
         recipe: ClassificationRecipe,
-        model: InternImage,
+        model: nn.Module,
         validation_data: Dataset,
         directory: RunDirectory,
         processes: Processes,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +18,6 @@ from internimage.tasks.training.order import Order
 Batch = dict[str, Any]  # tensors, and "corrupt": names of files that could not be read
 
 _RESTARTS = 3  # of the workers, before a run gives up
-_WORKER_DIED = "DataLoader worker"  # torch raises a plain RuntimeError, which starts so
 
 
 class Feed:
@@ -71,8 +72,8 @@ class Feed:
                 if self._batches is None:
                     self._batches = self._start()
                 parts = [next(self._batches) for _ in range(self._order.parts // self._processes.world_size)]
-            except RuntimeError as error:
-                if _WORKER_DIED not in str(error):
+            except (RuntimeError, EOFError, OSError) as error:
+                if not self._options["num_workers"] or not _tells_of_a_dead_worker(error):
                     raise
                 self.stop()
                 self._restarts += 1
@@ -92,7 +93,29 @@ class Feed:
 
     def _start(self) -> Iterator[Batch]:
         keys = self._order.batches(self._processes.rank, self._processes.world_size, range(self._next, self._last))
-        return iter(DataLoader(batch_sampler=keys, **self._options))
+        with _dead_workers_found_while_waiting():
+            return iter(DataLoader(batch_sampler=keys, **self._options))
+
+
+def _tells_of_a_dead_worker(error: Exception) -> bool:
+    """Whether a worker ended by itself; an error that one raised is passed on by torch with a text that says so."""
+    if isinstance(error, RuntimeError):
+        return str(error).startswith("DataLoader worker")
+    # A batch that a worker finished before it died can't be fetched any more.
+    broken = (EOFError, ConnectionError, FileNotFoundError)
+    return isinstance(error, broken) and "in DataLoader worker process" not in str(error)
+
+
+@contextmanager
+def _dead_workers_found_while_waiting() -> Iterator[None]:
+    """Undo torch's signal handler, which raises wherever the process happens to be when a worker dies.
+
+    A dead worker is then found by who waits for its batch.
+    """
+    before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    yield
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, before)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -138,7 +138,7 @@ class Loop:
         with bar, _stop_signals() as received:
             try:
                 while self.progress.step < self.total_steps:
-                    stop = self._take_step(feed, asked_to_stop=bool(received))
+                    stop = self._take_step(feed, received)
                     bar.update()
                     self._log(bar)
                     if stop:
@@ -158,8 +158,8 @@ class Loop:
             self._say(f"resuming at step {self.progress.step} of {self.total_steps}")
         self.run.rewind(self.progress.step)
 
-    def _take_step(self, feed: Feed, *, asked_to_stop: bool) -> bool:
-        """Take one step; returns whether any process was asked to stop."""
+    def _take_step(self, feed: Feed, signals: list[int]) -> bool:
+        """Take one step; returns whether any process has received a signal to stop."""
         recipe = self.recipe
         with self._meter.waiting():
             parts = feed.next_step()
@@ -170,7 +170,7 @@ class Loop:
         norm = _whole(nn.utils.clip_grad_norm_(self.inner.parameters(), recipe.clip_norm or math.inf))
         corrupt = any(part.get("corrupt") for part in parts)
         loss, stop, corrupt_anywhere = self.processes.sum(
-            torch.tensor([own_loss / self.processes.world_size, asked_to_stop, corrupt], dtype=torch.float64)
+            torch.tensor([own_loss / self.processes.world_size, bool(signals), corrupt], dtype=torch.float64)
         ).tolist()
         # Loss scaling overflows from time to time, and then leaves the step out and lowers the scale by itself.
         overflow = self.scaler.is_enabled() and self.scaler.get_scale() >= 1

@@ -2,25 +2,19 @@
 
 A sample is the members whose paths are equal up to the first dot of the base name: `cats/12.jpg` and `cats/12.cls` are
 the sample `cats/12` with the extensions `jpg` and `cls` (in lower case). Members without such a name are passed over.
-
-A shard is indexed once. The index lies beside it (`train-000003.tar.index.npz`) or, where that can't be written, in
-the cache folder (`internimage.ops.build.cache_directory`), and holds for one size and modification time of the shard.
 """
 
 import functools
 import glob
-import hashlib
 import io
 import itertools
 import os
 import re
 import tarfile
 import threading
-from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,25 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from internimage.ops.build import cache_directory
-from internimage.ops.toolchain import BuildError
+from internimage.tasks.training.shard_index import SMALL, ShardError, Stamp, load_index, split_name, stamp_of
 from internimage.weight_files import written_whole
 
-_FORMAT = 1  # of the index; raise it with every change of `_Index`
-_SMALL = 128  # bytes: members up to this size, labels above all, are kept in the index
-_MOST_OPEN = 128  # shards that a process keeps open, with their indices
-_THREADS = 8  # that index shards: they wait for the disk together
-_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_NUMBER = re.compile(r"%(?:0\d+)?d")
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 COMPRESSED_NAME = re.compile(r"\.(tgz|tbz2?|txz|tzst|tar\.\w+)$")
 
-_Stamp = tuple[int, int]  # size in bytes and modification time in ns: changes with the file
-
-
-class ShardError(ValueError):
-    """A shard is missing, not a tar file, damaged, changed, or lacks a member. The message names it."""
+_MOST_OPEN = 128  # shards that a process keeps open, with their indices
+_THREADS = 8  # that index shards: they wait for the disk together
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_NUMBER = re.compile(r"%(?:0\d+)?d")
 
 
 class TarShards:
@@ -127,7 +111,7 @@ class TarShards:
         self.check(shard, extension)
         opened = self._opened(shard)
         members = np.flatnonzero(opened.index.is_one_of([extension]))
-        if (opened.index.size[members] <= _SMALL).all():
+        if (opened.index.size[members] <= SMALL).all():
             return opened.index.small[members]
         return np.array([opened.content(int(member)) for member in members], np.bytes_)
 
@@ -184,18 +168,13 @@ def _write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]])
             keys.add(key)
             for extension, content in contents.items():
                 member = tarfile.TarInfo(f"{key}.{extension}")
-                if _split(member.name) != (key, extension) or "\0" in member.name:
+                if split_name(member.name) != (key, extension) or "\0" in member.name:
                     raise ValueError(
                         f"write_shards: {member.name!r} doesn't read back as key {key!r} and extension {extension!r}; "
                         "the base name of a key has no dot, and an extension is in lower case"
                     )
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
-
-
-def _split(name: str) -> tuple[str, str] | None:
-    found = _NAME.fullmatch(name)
-    return (found[1], found[2].lower()) if found else None
 
 
 def _find(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -237,56 +216,30 @@ def _lacking(shard: "_OpenShard", row: int, extensions: Sequence[str]) -> ShardE
     )
 
 
-@dataclass(frozen=True)
-class _Index:
-    """Where the members of a shard lie. Those of a sample are neighbours; samples stand in the order of the file."""
-
-    keys: NDArray[np.bytes_]  # [samples]
-    first: NDArray[np.int64]  # [samples + 1], the first member of each sample
-    extensions: NDArray[np.str_]  # all that the shard has
-    extension: NDArray[np.int32]  # [members], a row of `extensions`
-    offset: NDArray[np.int64]  # [members], in bytes
-    size: NDArray[np.int64]  # [members], in bytes
-    small: NDArray[np.bytes_]  # [members], the content of those of at most _SMALL bytes, less NUL bytes at its end
-
-    def members(self, row: int) -> dict[str, int]:
-        """The members of a sample by extension."""
-        return {str(self.extensions[self.extension[m]]): m for m in range(self.first[row], self.first[row + 1])}
-
-    def is_one_of(self, extensions: Sequence[str]) -> NDArray[np.bool_]:
-        """Of each member, whether it has one of the extensions."""
-        return np.isin(self.extension, np.flatnonzero(np.isin(self.extensions, extensions)))
-
-    def has(self, extensions: Sequence[str]) -> NDArray[np.bool_]:
-        """Of each sample, whether one of its members has one of the extensions."""
-        before = np.concatenate([[0], np.cumsum(self.is_one_of(extensions))])
-        return np.diff(before[self.first]) > 0
-
-
 class _OpenShard:
     """A shard and its index."""
 
-    def __init__(self, path: Path, stamp: _Stamp) -> None:
+    def __init__(self, path: Path, stamp: Stamp) -> None:
         self._path = path
         self._stamp = stamp
-        self._file = path.open("rb", buffering=0)
-        found, self.index = _load_index(path)
-        if found != stamp:
+        self._file = path.open("rb")
+        if stamp_of(self._file) != stamp:
             raise self._changed()
+        self.index = load_index(path, self._file, stamp)
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
             self._file.close()
 
     def name(self, row: int) -> str:
-        return f"{self._path.name}/{_decode(self.index.keys[row])}"
+        return f"{self._path.name}/{self.index.key(row)}"
 
     def content(self, member: int) -> bytes:
         size = int(self.index.size[member])
-        if size <= _SMALL:
+        if size <= SMALL:
             return bytes(self.index.small[member]).ljust(size, b"\0")
         content = _read_at(self._file, size, int(self.index.offset[member]))
-        if _stamp(self._file) != self._stamp or len(content) != size:
+        if stamp_of(self._file) != self._stamp or len(content) != size:
             raise self._changed()
         return content
 
@@ -295,7 +248,7 @@ class _OpenShard:
 
 
 @functools.lru_cache(maxsize=_MOST_OPEN)
-def _open(path: Path, stamp: _Stamp) -> _OpenShard:
+def _open(path: Path, stamp: Stamp) -> _OpenShard:
     try:
         return _OpenShard(path, stamp)
     except FileNotFoundError:
@@ -305,7 +258,7 @@ def _open(path: Path, stamp: _Stamp) -> _OpenShard:
 _seeking = threading.Lock()
 
 
-def _read_at(file: io.FileIO, size: int, offset: int) -> bytes:
+def _read_at(file: BinaryIO, size: int, offset: int) -> bytes:
     """Read without moving the file's position, which forked processes share."""
     if hasattr(os, "pread"):
         return os.pread(file.fileno(), size, offset)
@@ -314,129 +267,7 @@ def _read_at(file: io.FileIO, size: int, offset: int) -> bytes:
         return file.read(size)
 
 
-def _stamp(file: BinaryIO | io.FileIO) -> _Stamp:
-    status = os.fstat(file.fileno())
-    return status.st_size, status.st_mtime_ns
-
-
-def _decode(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
-
-
-def _describe(path: Path) -> tuple[_Stamp, int]:
-    stamp, index = _load_index(path)
-    return stamp, len(index.keys)
-
-
-def _load_index(path: Path) -> tuple[_Stamp, _Index]:
-    """The index of a shard and the shard's stamp at that time, from a file or made now."""
+def _describe(path: Path) -> tuple[Stamp, int]:
     with path.open("rb") as file:
-        stamp = _stamp(file)
-        beside = path.with_name(f"{path.name}.index.npz")
-        for place in (beside, _cached(path)):
-            if place is not None and (index := _read_index(place, stamp)) is not None:
-                return stamp, index
-        index = _scan(path, file)
-    _write_index(path, stamp, index)
-    return stamp, index
-
-
-def _cached(path: Path) -> Path | None:
-    try:
-        folder = cache_directory()
-    except BuildError:  # the user has no home folder
-        return None
-    digest = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]
-    return folder / "shards" / f"{path.name}-{digest}.index.npz"
-
-
-def _read_index(path: Path, stamp: _Stamp) -> _Index | None:
-    """The index in a file, if that is whole and holds for this stamp."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            if tuple(stored["version"]) != (_FORMAT, *stamp):
-                return None
-            return _Index(**{name: stored[name] for name in _Index.__dataclass_fields__})
-    except Exception:  # of any kind: zipfile raises a dozen for damaged files
-        return None
-
-
-def _write_index(path: Path, stamp: _Stamp, index: _Index) -> None:
-    failures = []
-    for place in (path.with_name(f"{path.name}.index.npz"), _cached(path)):
-        if place is None:
-            continue
-        try:
-            with written_whole(place) as temporary, temporary.open("wb") as file:
-                np.savez(file, allow_pickle=False, version=np.array([_FORMAT, *stamp]), **vars(index))
-            return
-        except OSError as error:
-            failures.append(f"{place} ({error.strerror})")
-    raise ShardError(
-        f"{path}: can't write the index of the shard to {' or to '.join(failures)}; set INTERNIMAGE_CACHE to a folder "
-        "that can be written"
-    )
-
-
-def _scan(path: Path, file: BinaryIO) -> _Index:
-    """Read all headers of a shard."""
-    try:
-        with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive:
-            index = _scan_members(path, file, archive)
-            file.seek(archive.offset)
-    except ShardError:
-        raise
-    except (tarfile.TarError, ValueError, OverflowError) as error:  # damaged headers give all of these
-        raise _not_a_tar(path, file, str(error)) from error
-    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile ends at a damaged header without a word
-        raise ShardError(
-            f"{path}: truncated or damaged at byte {archive.offset}, expected the next member or the end of the "
-            "archive; copy or download it again"
-        )
-    return index
-
-
-def _not_a_tar(path: Path, file: BinaryIO, reason: str) -> ShardError:
-    file.seek(0)
-    start = file.read(8)
-    for signature, compression in _COMPRESSED.items():
-        if start.startswith(signature):
-            return ShardError(f"{path}: is compressed with {compression}; store tar files uncompressed")
-    return ShardError(f"{path}: not a tar file, or truncated or damaged ({reason}); copy or download it again")
-
-
-def _scan_members(path: Path, file: BinaryIO, archive: tarfile.TarFile) -> _Index:
-    samples: dict[str, int] = {}
-    extensions: dict[str, int] = {}
-    of_sample, of_extension, offset, size = array("q"), array("i"), array("q"), array("q")
-    small: list[bytes] = []
-    while (member := archive.next()) is not None:
-        archive.members = []  # type: ignore[attr-defined]  # else the archive keeps them all
-        if member.isdir() or (parts := _split(member.name)) is None:
-            continue
-        if not member.isreg() or member.issparse():
-            raise ShardError(
-                f"{path}: {member.name} is a link, a sparse or a special file, expected plain ones; write the shard "
-                "with `tar --dereference --hard-dereference`"
-            )
-        of_sample.append(samples.setdefault(parts[0], len(samples)))
-        of_extension.append(extensions.setdefault(parts[1], len(extensions)))
-        offset.append(member.offset_data)
-        size.append(member.size)
-        file.seek(member.offset_data)
-        small.append(file.read(member.size) if member.size <= _SMALL else b"")
-    order = np.lexsort([of_extension, of_sample])
-    sample, extension = np.array(of_sample)[order], np.array(of_extension)[order]
-    twice = np.flatnonzero((np.diff(sample) == 0) & (np.diff(extension) == 0))
-    if twice.size:
-        name = f"{list(samples)[sample[twice[0]]]}.{list(extensions)[extension[twice[0]]]}"
-        raise ShardError(f"{path}: two members are called {name}, so it isn't clear which one is meant; write it again")
-    return _Index(
-        keys=np.array([key.encode("utf-8", "surrogateescape") for key in samples], np.bytes_),
-        first=np.searchsorted(sample, np.arange(len(samples) + 1)),
-        extensions=np.array(list(extensions), np.str_),
-        extension=extension,
-        offset=np.array(offset)[order],
-        size=np.array(size)[order],
-        small=np.array(small, np.bytes_)[order],
-    )
+        stamp = stamp_of(file)
+        return stamp, len(load_index(path, file, stamp).keys)

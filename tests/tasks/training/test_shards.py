@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from internimage.tasks.training import shard_index
 from internimage.tasks.training import shards as module
-from internimage.tasks.training.shards import ShardError, TarShards, write_shards
+from internimage.tasks.training.shard_index import ShardError
+from internimage.tasks.training.shards import TarShards, write_shards
 
 Samples = list[tuple[str, dict[str, bytes]]]
 
@@ -132,7 +134,8 @@ def test_webdataset_reads_the_same_samples(tmp_path):
     theirs = []
     for path in sorted(tmp_path.glob("*.tar")):
         with path.open("rb") as file:
-            theirs += webdataset.tariterators.group_by_keys(webdataset.tariterators.tar_file_iterator(file))
+            members = webdataset.tariterators.tar_file_iterator(file)
+            theirs += webdataset.tariterators.group_by_keys({**member, "__url__": path.name} for member in members)
     assert [sample["__key__"] for sample in theirs] == [name.partition("/")[2] for name in names(shards)]
     assert [{"jpg": sample["jpg"], "cls": sample["cls"]} for sample in theirs] == [shards[i] for i in range(7)]
 
@@ -224,13 +227,13 @@ def read_all(shards: TarShards) -> Samples:
     return [(shards.name(i).partition("/")[2], shards[i]) for i in range(len(shards))]
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_processes_that_share_shards_read_the_same(tmp_path, method):
+@pytest.mark.parametrize(("method", "processes"), [("fork", 2), ("spawn", 1)])
+def test_processes_that_share_shards_read_the_same(tmp_path, method, processes):
     samples = photos(60)
     write_shards(samples, tmp_path / "%d.tar", samples_per_shard=20)
     shards = TarShards(tmp_path)
     shards[0]  # forked processes get an open file, too
-    with multiprocessing.get_context(method).Pool(2) as pool:
+    with multiprocessing.get_context(method).Pool(processes) as pool:
         assert pool.map(read_all, [shards] * 4) == [samples] * 4
 
 
@@ -261,10 +264,10 @@ def test_threads_that_share_shards_read_the_same_with_few_open_files(tmp_path, m
 
 
 def test_pickled_shards_are_small_however_many_samples_they_have(tmp_path):
-    write_shards([(f"{i}", {"cls": b"1"}) for i in range(5000)], tmp_path / "%d.tar", samples_per_shard=5000)
+    write_shards([(f"{i}", {"cls": b"1"}) for i in range(1000)], tmp_path / "%d.tar", samples_per_shard=1000)
     shards = TarShards(tmp_path)
     shards[0]
-    assert len(pickle.dumps(shards)) < 1000
+    assert len(pickle.dumps(shards)) < 500
 
 
 # The index
@@ -276,25 +279,25 @@ def test_the_index_is_written_once_beside_the_shard_and_is_no_pickle(tmp_path, m
     module._open.cache_clear()
     with np.load(tmp_path / "train-0.tar.index.npz", allow_pickle=False) as stored:
         assert all(stored[name].dtype != object for name in stored)
-    monkeypatch.setattr(module, "_scan", None)  # so that scanning again would fail
+    monkeypatch.setattr(shard_index, "_scan", None)  # so that scanning again would fail
     assert read_all(TarShards(tmp_path)) == expected
 
 
 def test_where_the_folder_cannot_be_written_the_index_goes_to_the_cache(tmp_path, cache, monkeypatch):
     write_shards(photos(5), tmp_path / "data" / "train-%d.tar", samples_per_shard=5)
-    whole = module.written_whole
+    whole = shard_index.written_whole
 
     def write(path: Path) -> object:
         if path.parent == tmp_path / "data":
             raise PermissionError(13, "Permission denied")
         return whole(path)
 
-    monkeypatch.setattr(module, "written_whole", write)
+    monkeypatch.setattr(shard_index, "written_whole", write)
     assert read_all(TarShards(tmp_path / "data")) == photos(5)
     module._open.cache_clear()
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["train-0.tar"]
     assert len(list((cache / "shards").iterdir())) == 1
-    monkeypatch.setattr(module, "_scan", None)
+    monkeypatch.setattr(shard_index, "_scan", None)
     assert read_all(TarShards(tmp_path / "data")) == photos(5)
 
 
@@ -304,7 +307,7 @@ def test_where_no_index_can_be_written_the_message_tells_the_way_out(tmp_path, m
     def write(path: Path) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(module, "written_whole", write)
+    monkeypatch.setattr(shard_index, "written_whole", write)
     with pytest.raises(ShardError, match=r"train-0\.tar: can't write the index .* set INTERNIMAGE_CACHE"):
         TarShards(tmp_path)
 
@@ -474,7 +477,7 @@ def test_a_shard_that_changes_while_it_is_in_use_is_an_error(tmp_path, change, i
     if is_open and change in ("replaced", "gone"):
         assert shards[1] == {"jpg": b"B" * 3000}  # the open file is still the old one
         module._open.cache_clear()
-    with pytest.raises(ShardError, match=r"a\.tar: (the shard has changed|the shard is gone|truncated)"):
+    with pytest.raises(ShardError, match=r"a\.tar: (the shard has changed|the shard is gone)"):
         shards[1]
 
 
