@@ -90,17 +90,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _with_default_task(argv: Sequence[str]) -> list[str]:
     """The words of the command line, with the task put in where it may be left away and is."""
     words = list(argv)
-    place = next((i for i, word in enumerate(words) if not word.startswith("-")), None)
-    if place is not None:
-        command = COMMANDS.get(words[place])
-        if isinstance(command, _TaskCommand) and command.default and words[place + 1 : place + 2] != []:
-            if words[place + 1] not in command.tasks:
-                words.insert(place + 1, command.default)
+    place = next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))
+    command = COMMANDS.get(words[place]) if place < len(words) else None
+    if isinstance(command, _TaskCommand) and command.default and words[place + 1 : place + 2] not in (
+        [task] for task in command.tasks
+    ):
+        words.insert(place + 1, command.default)
     return words
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    """The whole parser, with the arguments of the command that is named: those of the others would need their modules."""
+    """The whole parser; the arguments of the named command alone, as those of the others would need their modules."""
     named = [word for word in argv if not word.startswith("-")]
     parser = argparse.ArgumentParser(
         prog="internimage",
@@ -116,6 +116,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
             _add_command(subparsers, name, command, fill=named[:1] == [name])
             continue
         group = _add_parser(subparsers, name, command.help)
+        group.epilog = "examples:\n" + "".join(f"  internimage {name} {task} --help\n" for task in command.tasks)
         tasks = group.add_subparsers(dest="task", metavar="TASK", required=True)
         for task, form in command.tasks.items():
             _add_command(tasks, task, form, fill=named[:2] == [name, task])

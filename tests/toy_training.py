@@ -48,7 +48,7 @@ def sample(index, seed):
     """An image of a class, disturbed by what the seed says."""
     image = np.random.default_rng(index).normal(index % CLASSES, 1, (3, 32, 32))
     noise = np.random.default_rng(seed).normal(0, 0.5, (3, 32, 32))
-    return torch.tensor(image + noise, dtype=torch.float32), index % CLASSES
+    return torch.tensor(image + noise, dtype=torch.get_default_dtype()), index % CLASSES
 
 
 class Images(Dataset):
@@ -149,10 +149,13 @@ def main():
     parser.add_argument("--harm-step", type=int, default=-1)
     parser.add_argument("--harm", default="kill")
     parser.add_argument("--drop-path", type=float, default=0.0)
+    parser.add_argument("--double", action="store_true", help="compute in float64")
     add_recipe_arguments(parser, Recipe, ["toy"])
     arguments = parser.parse_args([*sys.argv[1:], "--recipe", "toy"])
     recipe = recipe_from_arguments(Recipe, {"toy": RECIPE}, arguments)
     torch.set_num_threads(1)
+    if arguments.double:
+        torch.set_default_dtype(torch.float64)
     with join_processes("cpu") as processes:
         on_loss = harm(arguments.harm_step, arguments.harm)
         loop = make_loop(recipe, arguments.output, processes, on_loss=on_loss, drop_path_rate=arguments.drop_path)

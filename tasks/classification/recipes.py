@@ -161,7 +161,7 @@ RECIPES: dict[str, ClassificationRecipe] = {
     "quick": ClassificationRecipe(
         model="internimage_femto",
         image_size=128,
-        epochs=24,
+        epochs=20,
         warmup_epochs=1,
         batch_size=32,
         learning_rate=5e-4,

@@ -191,15 +191,15 @@ class ClassificationTask:
 
 
 def build_model(recipe: ClassificationRecipe, num_classes: int) -> InternImage:
-    """The recipe's model on the CPU, initialised by its seed or from its weights; with checkpoints and frozen stages."""
+    """The recipe's model on the CPU, initialised by its seed or from the weights that it names."""
     torch.manual_seed(recipe.seed)
     variant = VARIANTS[recipe.model]
     rate = variant.drop_path_rate if recipe.drop_path_rate is None else recipe.drop_path_rate
     head = {"head": "metadata"} if recipe.metadata else {}
     model = create_model(recipe.model, num_classes=num_classes, drop_path_rate=rate, **head)
     if recipe.init is not None:
-        load_checkpoint(model, weights_file(Path(recipe.init)) if Path(recipe.init).exists() else recipe.init,
-                        classifier=recipe.init_classifier)  # fmt: skip
+        source = weights_file(Path(recipe.init)) if Path(recipe.init).exists() else recipe.init
+        load_checkpoint(model, source, classifier=recipe.init_classifier)
     model.set_grad_checkpointing(recipe.grad_checkpointing)
     for stage in recipe.frozen_stages:
         frozen = [model.stages[stage]] + ([model.stem] if stage == 0 else [])

@@ -34,7 +34,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and dist.is_initialized()):
             return super().forward(x)
-        values = x.float()
+        values = x if x.dtype == torch.float64 else x.float()
         own = values.new_tensor([x.numel() // self.num_features])
         sums = torch.cat([values.sum((0, 2, 3)), own])
         total, count = _Sum.apply(sums).split([self.num_features, 1])
@@ -48,7 +48,9 @@ class SyncBatchNorm(nn.BatchNorm2d):
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
         normal = centred * (variance + self.eps).rsqrt().view(-1, 1, 1)
-        return (normal * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)).to(x.dtype)
+        if self.affine:
+            normal = normal * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)
+        return normal.to(x.dtype)
 
 
 def synchronise_batch_norms(model: nn.Module) -> nn.Module:

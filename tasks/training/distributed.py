@@ -106,9 +106,13 @@ def parallelise(model: nn.Module, processes: Processes, strategy: Strategy, prec
         raise ValueError("--strategy fsdp shards over processes: start it with torchrun --nproc-per-node N")
     mesh = init_device_mesh(processes.device.type, (processes.world_size,))
     # Inputs and buffers stay as they are: autocast decides, as it does without sharding.
-    policy = MixedPrecisionPolicy(param_dtype=DTYPES[precision], reduce_dtype=torch.float32, cast_forward_inputs=False)
+    policy = MixedPrecisionPolicy(cast_forward_inputs=False)
+    if precision != "float32":
+        policy = MixedPrecisionPolicy(DTYPES[precision], reduce_dtype=torch.float32, cast_forward_inputs=False)
     for module in model.modules():
-        if isinstance(module, Block):
+        if isinstance(module, nn.BatchNorm2d):  # its weights must have the dtype of its statistics
+            fully_shard(module, mesh=mesh)
+        elif isinstance(module, Block):
             fully_shard(module, mesh=mesh, mp_policy=policy)
     # Resharded after the forward pass too: evaluation and the moving average then meet no gathered weights.
     return cast(nn.Module, fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True))

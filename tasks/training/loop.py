@@ -66,6 +66,7 @@ class Progress:
     """What the loop knows besides tensors, and a checkpoint holds."""
 
     step: int = 0
+    evaluated_epoch: int = 0
     bad_steps: int = 0
     best: float = -math.inf
     corrupt: list[str] = field(default_factory=list)
@@ -129,6 +130,7 @@ class Loop:
             OSError: the last checkpoint could not be written.
         """
         self._resume()
+        self._evaluate_if_due()  # of an epoch that a signal ended
         first = self.progress.step
         if first == self.total_steps:
             return self.progress
@@ -144,7 +146,8 @@ class Loop:
                     if stop:
                         self._save()
                         raise KeyboardInterrupt
-                    self._after_epoch_or_interval()
+                    self._evaluate_if_due()
+                    self._save_if_due()
             finally:
                 feed.stop()
         self._save(required=True)
@@ -233,13 +236,17 @@ class Loop:
         shown = {name: f"{row[name]:.4g}" for name in ("loss", "images_per_second", "data_wait", "memory_mib")}
         bar.set_postfix(epoch=f"{epoch:.1f}/{self.recipe.epochs}", **shown)
 
-    def _after_epoch_or_interval(self) -> None:
-        """Evaluate and save where it is time to."""
-        recipe, step = self.recipe, self.progress.step
-        epoch, within = divmod(step, self.steps_per_epoch)
-        if within == 0 and (epoch % recipe.eval_epochs == 0 or step == self.total_steps):
+    def _evaluate_if_due(self) -> None:
+        epoch, within = divmod(self.progress.step, self.steps_per_epoch)
+        if within or epoch == self.progress.evaluated_epoch:
+            return
+        if epoch % self.recipe.eval_epochs == 0 or epoch == self.recipe.epochs:
             self._evaluate(epoch)
-        if step < self.total_steps and (step % recipe.save_steps if recipe.save_steps else within) == 0:
+            self.progress.evaluated_epoch = epoch
+
+    def _save_if_due(self) -> None:
+        step, interval = self.progress.step, self.recipe.save_steps or self.steps_per_epoch
+        if step % interval == 0 and step < self.total_steps:
             self._save()
 
     def _evaluate(self, epoch: int) -> None:
@@ -254,7 +261,9 @@ class Loop:
         self._say(f"epoch {epoch}: " + ", ".join(f"{name} {figure:.4g}" for name, figure in figures.items()))
 
     def _evaluate_weights(self) -> Figures:
-        figures = self.task.evaluate(self.model.eval())
+        # In float32, but for sharded weights, which are gathered in the precision of training.
+        with self._autocast() if self.recipe.strategy == "fsdp" else nullcontext():
+            figures = self.task.evaluate(self.model.eval())
         if figures[self.task.best] > self.progress.best:
             self.progress.best = figures[self.task.best]
             self.task.export(self.model, "best.safetensors")

@@ -9,16 +9,23 @@ import internimage
 from internimage.tasks import cli
 
 
-@pytest.mark.parametrize("command", ["", *cli.COMMANDS])
+TASK_COMMANDS = [f"{name} {task}" for name, row in cli.COMMANDS.items() for task in getattr(row, "tasks", ())]
+
+
+@pytest.mark.parametrize("command", ["", *cli.COMMANDS, *TASK_COMMANDS])
 def test_help_ends_with_examples(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([*command.split(), "--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    assert f"examples:\n  internimage {command or 'demo'}" in text
+    words = command.removeprefix("predict classification") or ("predict" if command else "demo")
+    assert f"examples:\n  internimage {words}" in text
 
 
-@pytest.mark.parametrize("argv", [[], ["fly"], ["demo", "--fast"], ["predict"], ["demo", "--epochs", "many"]])
+WRONG = ["", "fly", "demo --fast", "predict", "train", "train flying", "eval classification", "demo --epochs many"]
+
+
+@pytest.mark.parametrize("argv", [words.split() for words in WRONG])
 def test_wrong_usage_exits_with_status_2(argv, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(argv)

@@ -11,7 +11,7 @@ from internimage.tasks.training.batch_norm import SyncBatchNorm, synchronise_bat
 
 def batch(dtype):
     generator = torch.Generator().manual_seed(0)
-    return 100 + torch.randn(5, 3, 4, 6, generator=generator, dtype=dtype)  # a mean that cancels badly
+    return (100 + torch.randn(5, 3, 4, 6, generator=generator)).to(dtype)  # a mean that cancels badly
 
 
 def build(kind, dtype):
