@@ -104,7 +104,9 @@ def make_model(recipe, drop_path_rate=0.0):
     return model
 
 
-def make_loop(recipe, output, processes, hook=lambda index: (), on_loss=lambda loss: loss, drop_path_rate=0.0, model=None):
+def make_loop(
+    recipe, output, processes, hook=lambda index: (), on_loss=lambda loss: loss, drop_path_rate=0.0, model=None
+):
     run = RunDirectory(Path(output), writes=processes.is_main)
     run.start(recipe)
     processes.wait()

@@ -117,7 +117,8 @@ def _histograms(image: Image) -> NDArray[np.int64]:
 
 
 def _least(counts: NDArray[np.int64]) -> NDArray[np.intp]:
-    return np.argmax(counts > 0, axis=0)
+    least: NDArray[np.intp] = np.argmax(counts > 0, axis=0)
+    return least
 
 
 def _greatest(counts: NDArray[np.int64]) -> NDArray[np.intp]:

@@ -6,7 +6,7 @@ Names are those of the official configurations. "our choice" marks what the rele
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from internimage.tasks.classification.augment import Augmentation
 from internimage.tasks.training.recipe import Recipe, value
@@ -121,7 +121,7 @@ _FROM_22K = replace(
 
 # The official layer decay leaves the level-2 norms of H and G at the full learning rate, and its factor for offsets
 # is read in this case only: without layer decay the same configuration has no effect.
-_LAYER_DECAY = {"layer_decay": 0.9, "offset_lr_scale": 0.1}
+_LAYER_DECAY: dict[str, Any] = {"layer_decay": 0.9, "offset_lr_scale": 0.1}
 
 _22K_WEIGHTS = {
     "internimage_l_22kto1k_384": "internimage_l.22k_384",

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -195,7 +195,7 @@ def build_model(recipe: ClassificationRecipe, num_classes: int) -> InternImage:
     torch.manual_seed(recipe.seed)
     variant = VARIANTS[recipe.model]
     rate = variant.drop_path_rate if recipe.drop_path_rate is None else recipe.drop_path_rate
-    head = {"head": "metadata"} if recipe.metadata else {}
+    head: dict[str, Any] = {"head": "metadata"} if recipe.metadata else {}
     model = create_model(recipe.model, num_classes=num_classes, drop_path_rate=rate, **head)
     if recipe.init is not None:
         source = weights_file(Path(recipe.init)) if Path(recipe.init).exists() else recipe.init

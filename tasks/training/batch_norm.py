@@ -13,16 +13,21 @@ class _Sum(torch.autograd.Function):
     """The sum over all processes; its gradient is the sum of theirs."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         total = x.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.clone()
         dist.all_reduce(total)
         return total
+
+
+def _sum(x: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
+    return total
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
@@ -37,9 +42,10 @@ class SyncBatchNorm(nn.BatchNorm2d):
         values = x if x.dtype == torch.float64 else x.float()
         own = values.new_tensor([x.numel() // self.num_features])
         sums = torch.cat([values.sum((0, 2, 3)), own])
-        total, count = _Sum.apply(sums).split([self.num_features, 1])
+        sums = _sum(sums)
+        total, count = sums[:-1], sums[-1:]
         centred = values - (total / count).view(-1, 1, 1)
-        variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count
+        variance = _sum(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             unbiased = variance * (count / (count - 1).clamp(min=1))
             for running, new in ((self.running_mean, total / count), (self.running_var, unbiased)):
@@ -47,7 +53,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
                     running.lerp_(new.to(running.dtype), self.momentum)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
-        normal = centred * (variance + self.eps).rsqrt().view(-1, 1, 1)
+        normal: Tensor = centred * (variance + self.eps).rsqrt().view(-1, 1, 1)
         if self.affine:
             normal = normal * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)
         return normal.to(x.dtype)

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -79,9 +81,9 @@ class Checkpoints:
         self._processes.wait()
         try:
             with _as_os_error(temporary), _alone_is_meant():
-                dcp.save(
+                state_dict_saver.save(
                     _tensors(model, optimizer, average),
-                    storage_writer=dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True),
+                    storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True),
                     no_dist=self._processes.world_size == 1,
                 )
             checksums = self._checksums(temporary, sorted(path.name for path in temporary.iterdir()))
@@ -178,7 +180,7 @@ def read_weights(folder: Path, *, average: bool = False) -> dict[str, Tensor]:
     """
     read_state(folder)
     prefix = "average." if average else "model."
-    stored = dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    stored = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     tensors = {
         name: torch.empty(cast(Any, row).size, dtype=cast(Any, row).properties.dtype)
         for name, row in stored.items()
@@ -195,7 +197,7 @@ _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 def _tensors(model: nn.Module, optimizer: Optimizer, average: Average | None) -> dict[str, Tensor]:
     """All tensors of a run by name; those of parameters are the parameters themselves."""
-    found = {f"model.{name}": tensor for name, tensor in get_model_state_dict(model).items()}
+    found = {f"model.{name}": cast(Tensor, tensor) for name, tensor in get_model_state_dict(model).items()}
     for name, entry in get_optimizer_state_dict(model, optimizer, options=_FLAT).items():
         if isinstance(entry, Tensor):
             found[f"optimizer.{name}"] = entry
@@ -216,7 +218,7 @@ def _put_back(tensors: dict[str, Tensor], model: nn.Module, optimizer: Optimizer
 
 
 def _check_names(folder: Path, tensors: dict[str, Tensor]) -> None:
-    stored = dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    stored = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     missing = [name for name in tensors if name not in stored]
     extra = [name for name in stored if name not in tensors]
     other = [name for name in tensors if name in stored and cast(Any, stored[name]).size != tensors[name].shape]
@@ -233,9 +235,9 @@ def _check_names(folder: Path, tensors: dict[str, Tensor]) -> None:
 
 def _read(folder: Path, tensors: dict[str, Tensor], *, no_dist: bool) -> None:
     with _alone_is_meant():
-        dcp.load(
+        state_dict_loader.load(
             cast(dict[str, Any], tensors),
-            storage_reader=dcp.HuggingFaceStorageReader(str(folder)),
+            storage_reader=HuggingFaceStorageReader(str(folder)),
             no_dist=no_dist,
         )
 
@@ -253,7 +255,7 @@ def _as_os_error(folder: Path) -> Iterator[None]:
     """Whatever way a process failed to write, say so as OSError; torch wraps the errors of all processes."""
     try:
         yield
-    except (dcp.api.CheckpointException, RuntimeError, OSError) as error:
+    except (CheckpointException, RuntimeError, OSError) as error:
         failures = getattr(error, "failures", {0: (error,)})
         reason = next(iter(failures.values()))[0]
         raise OSError(f"{folder}: could not be written: {str(reason).splitlines()[0]}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from internimage.tasks.training.distributed import Processes
 from internimage.tasks.training.order import Order
 
-Batch = dict[str, Any]  # tensors, and "corrupt": names of files that could not be read
+Batch = Mapping[str, Any]  # tensors, and "corrupt": names of files that could not be read
 
 _RESTARTS = 3  # of the workers, before a run gives up
 
@@ -43,7 +43,7 @@ class Feed:
         processes: Processes,
         steps: range,
         *,
-        collate: Callable[[list[Any]], Batch],
+        collate: Callable[[list[Any]], Mapping[str, Any]],
         workers: int,
         worker_init: Callable[[int], None] | None = None,
     ) -> None:

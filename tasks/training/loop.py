@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.optim import Optimizer
+from torch.optim import AdamW
 from tqdm import tqdm
 
 from internimage.backbone import Block
@@ -95,7 +95,7 @@ class Loop:
         self,
         task: Task,
         model: nn.Module,
-        make_optimizer: Callable[[nn.Module], Optimizer],
+        make_optimizer: Callable[[nn.Module], AdamW],
         schedule: LearningRate,
         make_feed: Callable[[range], Feed],
         *,
@@ -190,7 +190,7 @@ class Loop:
         self.progress.step += 1
         if corrupt_anywhere:
             self._note_corrupt([name for part in parts for name in part["corrupt"]])
-        return stop > 0
+        return bool(stop)
 
     def _gradients(self, parts: list[Batch]) -> float:
         """Add the gradients of a step up, and return its mean loss in this process."""

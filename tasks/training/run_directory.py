@@ -80,7 +80,7 @@ class RunDirectory:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:  # optional
             return
-        self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
 
     def log(self, row: LogRow) -> None:
         """Append a line; `row` has at least "step"."""

@@ -45,7 +45,7 @@ def polynomial(
     """
 
     def learning_rate(step: int, peak: float) -> float:
-        decayed = min_lr + (peak - min_lr) * (1 - step / total) ** power
+        decayed = min_lr + (peak - min_lr) * math.pow(1 - step / total, power)
         missing = max(0.0, 1 - step / warmup) if warmup else 0.0
         return decayed * (1 - missing * (1 - warmup_ratio))
 

@@ -113,7 +113,9 @@ def test_a_step_whose_loss_is_nan_leaves_no_trace(tmp_path):
 
     def at_step(loss):
         if loop.progress.step in (2, 3):
-            before[loop.progress.step] = {n: t.clone() for n, t in loop.inner.state_dict().items() if "tracked" not in n}
+            before[loop.progress.step] = {
+                n: t.clone() for n, t in loop.inner.state_dict().items() if "tracked" not in n
+            }
         return loss
 
     inner = loop.task.on_loss
