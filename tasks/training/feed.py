@@ -20,6 +20,10 @@ Batch = Mapping[str, Any]  # tensors, and "corrupt": names of files that could n
 _RESTARTS = 3  # of the workers, before a run gives up
 
 
+class TrainingError(ValueError):
+    """Training can't go on; the message says why and what to do."""
+
+
 class Feed:
     """What one process trains on: for each step the parts that it computes.
 
@@ -65,7 +69,7 @@ class Feed:
         """The parts of the next step.
 
         Raises:
-            RuntimeError: workers died again and again.
+            TrainingError: workers died again and again.
         """
         while True:
             try:
@@ -78,7 +82,7 @@ class Feed:
                 self.stop()
                 self._restarts += 1
                 if self._restarts > _RESTARTS:
-                    raise RuntimeError(
+                    raise TrainingError(
                         f"workers that load data have died {self._restarts} times, the last time at step {self._next}; "
                         "if memory is short, give fewer --workers or a smaller --batch-size"
                     ) from error

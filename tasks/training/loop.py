@@ -29,17 +29,13 @@ from internimage.tasks.training.distributed import (
     parallelise,
     reduce_gradients,
 )
-from internimage.tasks.training.feed import Batch, Feed, to_device
+from internimage.tasks.training.feed import Batch, Feed, TrainingError, to_device
 from internimage.tasks.training.optimizer import set_learning_rate
 from internimage.tasks.training.recipe import Recipe
 from internimage.tasks.training.run_directory import CHECKPOINTS, RunDirectory
 from internimage.tasks.training.schedule import LearningRate
 
 Figures = dict[str, float]
-
-
-class TrainingError(RuntimeError):
-    """Training can't go on; the message says why and what to do."""
 
 
 class Task(Protocol):

@@ -88,13 +88,21 @@ def test_what_is_a_table_of_values_equals_pillows_exactly(name, data, image):
     np.testing.assert_array_equal(ours(image, *drawn), theirs(image, *drawn))
 
 
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (16, 32), (17, 31), (128, 131)])
+def test_equalizing_equals_pillows_where_the_pixels_just_suffice(height, width):
+    image = white_noise(height, width)
+    equalized = ops.equalize(image)
+    np.testing.assert_array_equal(equalized, pillow(ImageOps.equalize)(image))
+    assert (equalized != image).any()
+
+
 def test_posterizing_to_no_bits_leaves_black():
     assert ops.posterize(photo(9, 11), 0).max() == 0
 
 
 @pytest.mark.parametrize("name", ENHANCEMENTS)
 @given(image=PICTURES, factor=st.floats(0.1, 1.9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_enhancements_differ_from_pillows_by_at_most_1(name, image, factor):
     ours, theirs = ENHANCEMENTS[name]
     np.testing.assert_allclose(ours(image, factor).astype(int), theirs(image, factor).astype(int), atol=1, rtol=0)
@@ -134,7 +142,7 @@ INTERPOLATIONS = {
 }
 
 
-@pytest.mark.parametrize("strength", [-1.0, -0.903, -0.3, 0.11, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("strength", [-1.0, -0.3, 0.11, 0.903])
 @pytest.mark.parametrize("make", [photo, grey])
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize("name", WARPS)

@@ -13,7 +13,7 @@ import torch
 import internimage
 from internimage import imagenet
 from internimage.tasks import images
-from internimage.tasks.classification.predict import annotation_paths, class_names, find_images
+from internimage.tasks.classification.predict import annotation_paths, find_images
 from internimage.tasks.cli import main
 
 MODEL = "internimage_atto"
@@ -112,7 +112,7 @@ def test_no_readable_file_at_all_is_reported(options, tmp_path, capsys):
     [
         (["--top", "0"], "--top must be at least 1, got 0"),
         (["--batch-size", "-1"], "--batch-size must be at least 1, got -1"),
-        (["--size", "0"], "--size must be at least 1 pixel, got 0"),
+        (["--size", "0"], "--size must be at least 1, got 0"),
         (["--num-classes", "8"], "classifier"),
         (["--model", "internimage_attto"], "internimage_atto"),
         (["--checkpoint", "missing.pth"], "missing.pth"),
@@ -170,9 +170,3 @@ def test_annotated_pictures_of_one_name_do_not_overwrite_each_other():
     assert list(targets) == paths
     assert len(set(targets.values())) == 4
     assert targets["x/a.png"] == Path("out/a.png")
-
-
-def test_class_names_are_imagenets_where_the_number_fits():
-    assert class_names(1000)[0] == imagenet.class_names(1000)[0]
-    assert len(class_names(21841)) == 21841
-    assert class_names(2) == ["class 0", "class 1"]

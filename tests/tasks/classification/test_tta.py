@@ -53,7 +53,9 @@ def test_a_symmetric_prediction_comes_of_flipping(images: Tensor) -> None:
     torch.testing.assert_close(got[:, 1], got[:, 2])
 
 
-@pytest.mark.parametrize(("scale", "multiple", "size"), [(0.75, 16, (48, 80)), (0.6, 1, (38, 58)), (1.25, 32, (96, 128))])
+@pytest.mark.parametrize(
+    ("scale", "multiple", "size"), [(0.75, 16, (48, 80)), (0.6, 1, (38, 58)), (1.25, 32, (96, 128))]
+)
 def test_a_scaled_view_is_pillows(images: Tensor, scale: float, multiple: int, size: tuple[int, int]) -> None:
     model = Recorder()
     predict_views(model, images, scales=(scale,), size_multiple=multiple)

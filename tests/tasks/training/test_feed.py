@@ -9,7 +9,7 @@ import toy_training
 from toy_training import Images, collate
 
 from internimage.tasks.training.distributed import Processes
-from internimage.tasks.training.feed import Feed
+from internimage.tasks.training.feed import Feed, TrainingError
 from internimage.tasks.training.order import Order
 
 ALONE = Processes(torch.device("cpu"))
@@ -53,7 +53,7 @@ def test_a_killed_worker_changes_nothing(tmp_path, capsys):
 def test_workers_that_die_again_and_again_stop_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr("internimage.tasks.training.feed._RESTARTS", 1)  # torch takes 5 s to notice each time
     source = feed(1, DiesOnce(tmp_path, Order([toy_training.IMAGES], 8).part(0, 0)[0][0], times=100))
-    with pytest.raises(RuntimeError, match=r"died 2 times, the last time at step 0; if memory is short"):
+    with pytest.raises(TrainingError, match=r"died 2 times, the last time at step 0; if memory is short"):
         source.next_step()
 
 

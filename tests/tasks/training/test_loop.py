@@ -17,7 +17,7 @@ from toy_training import RECIPE, harm, make_loop, make_model
 from internimage.backbone import Block
 from internimage.tasks.training.checkpoints import read_weights
 from internimage.tasks.training.distributed import Processes
-from internimage.tasks.training.loop import TrainingError
+from internimage.tasks.training.feed import TrainingError
 from internimage.tasks.training.order import Order
 
 ALONE = Processes(torch.device("cpu"))
