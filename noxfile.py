@@ -42,3 +42,12 @@ def bench(session: nox.Session) -> None:
     names = ("dcnv3_kernel", "dcnv3", "training", "memory", "backbone")  # the last takes most of the time
     arguments = session.posargs or [f"bench/{name}.py" for name in names]
     session.run("pytest", "--benchmark-json=.benchmarks/latest.json", *arguments, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
+def small_data(session: nox.Session) -> None:
+    """Train small models from scratch, and fine-tune, on a folder of images: `nox -s small_data -- photos`; hours."""
+    (data,) = session.posargs
+    session.install("--upgrade", ".[demo]", "torch", "torchvision", "timm")
+    for name in ("from_scratch", "fine_tuning"):
+        session.run("python", f"bench/{name}.py", "--data", data, "--output", f".benchmarks/{name}")
