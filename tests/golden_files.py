@@ -5,6 +5,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from torch import Tensor
 
 DATA = Path(__file__).parent / "data"
 CLASSIFIERS = ("prenorm", "postnorm_layerscale", "h_like", "g_like")
-MANIFESTS = sorted(path.name.removesuffix(".json.gz") for path in (DATA / "state_dicts").iterdir())
 
 _ARGUMENTS = (
     "channels",
@@ -56,6 +56,12 @@ def golden_model(name: str) -> GoldenModel:
     if config.get("use_clip_projector"):
         arguments["head"] = "clip"
     return GoldenModel(arguments, state, config.get("param_grad_norms", {}), arrays)
+
+
+def manifests(*patterns: str) -> list[str]:
+    """Names of the lists of parameters that match one of the wildcards."""
+    names = sorted(path.name.removesuffix(".json.gz") for path in (DATA / "state_dicts").iterdir())
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def manifest(name: str) -> dict[str, tuple[int, ...]]:
