@@ -16,7 +16,7 @@ from torch import Tensor
 DATA = Path(__file__).parent / "data"
 CLASSIFIERS = ("prenorm", "postnorm_layerscale", "h_like", "g_like")
 
-_ARGUMENTS = (
+MODEL_ARGUMENTS = (
     "channels",
     "depths",
     "groups",
@@ -52,7 +52,7 @@ def golden_model(name: str) -> GoldenModel:
         key: _generated(key, **rules[key]) if key in rules else torch.from_numpy(arrays[f"sd/{key}"])
         for key in config["state_dict_keys"]
     }
-    arguments = {key: config[key] for key in _ARGUMENTS if key in config}
+    arguments = {key: config[key] for key in MODEL_ARGUMENTS if key in config}
     if config.get("use_clip_projector"):
         arguments["head"] = "clip"
     return GoldenModel(arguments, state, config.get("param_grad_norms", {}), arrays)

@@ -54,11 +54,12 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
 def average_over_grid(x: Tensor, size: int) -> Tensor:
     """Adaptive average pooling: [N, C, H, W] -> [N, C, size, size].
 
-    Two products with the matrices of the rows' and the columns' shares, and not `F.adaptive_avg_pool2d`, which the
+    Weighted sums over rows, then over columns, and not `F.adaptive_avg_pool2d` or products of matrices, which the
     compiler can translate for a fixed height and width only.
     """
     rows, columns = (_shares(length, size, x) for length in x.shape[2:])
-    return rows @ x @ columns.mT
+    x = torch.stack([(x * share.unsqueeze(1)).sum(dim=2) for share in rows], dim=2)
+    return torch.stack([(x * share).sum(dim=3) for share in columns], dim=3)
 
 
 def _shares(length: int, bins: int, like: Tensor) -> Tensor:
@@ -66,4 +67,5 @@ def _shares(length: int, bins: int, like: Tensor) -> Tensor:
     position = torch.arange(length, device=like.device)
     first = torch.arange(bins, device=like.device).unsqueeze(1) * length
     inside = (position >= first // bins) & (position < (first + length + bins - 1) // bins)
-    return (inside / inside.sum(dim=1, keepdim=True)).to(like.dtype)
+    shares = inside.to(like.dtype)
+    return shares / shares.sum(dim=1, keepdim=True)

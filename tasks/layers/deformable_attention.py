@@ -29,16 +29,15 @@ def multi_scale_deformable_attention(
         [N, Q, heads * D], in the dtype of `value`.
     """
     grids = (2 * sampling_locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # levels, N * heads, Q, points, xy
-    maps = value.to(sampling_locations.dtype).split([height * width for height, width in spatial_shapes], dim=1)
+    maps = value.to(sampling_locations.dtype).permute(0, 2, 3, 1).flatten(0, 1)  # N * heads, D, S
+    levels = torch.split(maps, [height * width for height, width in spatial_shapes], dim=-1)
     samples = [
-        F.grid_sample(
-            level.permute(0, 2, 3, 1).flatten(0, 1).unflatten(-1, size), grid, padding_mode="zeros", align_corners=False
-        )
-        for level, size, grid in zip(maps, spatial_shapes, grids, strict=True)
+        F.grid_sample(torch.unflatten(level, -1, size), grid, padding_mode="zeros", align_corners=False)
+        for level, size, grid in zip(levels, spatial_shapes, grids, strict=True)
     ]
     weights = attention_weights.to(sampling_locations.dtype).transpose(1, 2).flatten(0, 1).unsqueeze(1)
     summed = (torch.stack(samples, dim=-2) * weights).sum(dim=(-2, -1))  # N * heads, D, Q
-    return summed.unflatten(0, (value.shape[0], -1)).permute(0, 3, 1, 2).flatten(-2).to(value.dtype)
+    return torch.unflatten(summed, 0, (value.shape[0], -1)).permute(0, 3, 1, 2).flatten(-2).to(value.dtype)
 
 
 class DeformableAttention(nn.Module):
@@ -96,9 +95,9 @@ class DeformableAttention(nn.Module):
         Returns:
             [N, Q, C].
         """
-        value = self.value_proj(value)
+        value = torch.unflatten(self.value_proj(value), -1, (self.heads, -1))
         if padding is not None:
-            value = value.masked_fill(padding.unsqueeze(-1), 0.0)
+            value = value.masked_fill(padding.unsqueeze(-1).unsqueeze(-1), 0.0)
         shape = (self.heads, self.levels, self.points)
         weights = self.weights(query).unflatten(-1, (self.heads, -1)).softmax(-1).unflatten(-1, shape[1:])
         # Half types can't tell the pixels of a large map apart.
@@ -108,9 +107,7 @@ class DeformableAttention(nn.Module):
             locations = reference + offsets / _sides(spatial_shapes, offsets).unsqueeze(-2)
         else:
             locations = reference[..., :2] + offsets / self.points * reference[..., 2:] * 0.5
-        out: Tensor = self.output_proj(
-            multi_scale_deformable_attention(value.unflatten(-1, (self.heads, -1)), spatial_shapes, locations, weights)
-        )
+        out: Tensor = self.output_proj(multi_scale_deformable_attention(value, spatial_shapes, locations, weights))
         return out
 
 

@@ -154,7 +154,7 @@ class Mask2FormerHead(nn.Module):
         pixels, levels = self.pixel_decoder(maps)
         memories = [flatten(level) + embedding for level, embedding in zip(levels, self.level_embed, strict=True)]
         positions = [position_of(level) for level in levels]
-        queries = self.query.expand(len(pixels), -1, -1)
+        queries = self.query.expand(pixels.shape[0], -1, -1)
         predictions = [self._predict(queries, pixels)]
         for i, layer in enumerate(self.decoder):
             i %= len(levels)

@@ -24,11 +24,11 @@ class Target(NamedTuple):
     """The classes of one image, and where each is."""
 
     classes: Tensor  # [T]
-    masks: Tensor  # [T, H, W] of bool
+    masks: Tensor  # [T, H, W], 0 or 1
 
 
 def mask_loss(predictions: Sequence[MaskPrediction], labels: Tensor, *, points: int = 12544) -> dict[str, Tensor]:
-    """Class, mask and dice loss of every layer's predictions; the total loss is their sum.
+    """Class, mask and dice loss of every layer's predictions, in float32 at least; the total loss is their sum.
 
     Args:
         predictions: of `Mask2FormerHead`.
@@ -39,23 +39,35 @@ def mask_loss(predictions: Sequence[MaskPrediction], labels: Tensor, *, points: 
         The weighted terms: "class", "mask" and "dice" of the last layer, "d0.class", ... of the earlier ones.
 
     Raises:
-        ValueError: labels of another shape, or predictions that are NaN or infinite.
+        ValueError: labels of another shape or for classes that the head lacks, or predictions that are NaN or infinite.
     """
     check_labels(labels, len(predictions[0].class_logits))
-    targets = [to_target(image_labels) for image_labels in labels]
-    prefixes = [*(f"d{i}." for i in range(len(predictions) - 1)), ""]
-    return {
-        prefix + name: loss
-        for prefix, prediction in zip(prefixes, predictions, strict=True)
-        for name, loss in _losses(prediction, targets, points).items()
-    }
+    with torch.autocast(labels.device.type, enabled=False):  # sums over all points are too large for float16
+        predictions = [MaskPrediction(*map(_precise, prediction)) for prediction in predictions]
+        targets = [to_target(image_labels, predictions[0]) for image_labels in labels]
+        prefixes = [*(f"d{i}." for i in range(len(predictions) - 1)), ""]
+        return {
+            prefix + name: loss
+            for prefix, prediction in zip(prefixes, predictions, strict=True)
+            for name, loss in _losses(prediction, targets, points).items()
+        }
 
 
-def to_target(labels: Tensor) -> Target:
-    """Labels of an image [H, W] -> its classes, increasing, and their masks."""
-    classes = labels.unique()
-    classes = classes[classes != IGNORED]
-    return Target(classes.long(), labels == classes.view(-1, 1, 1))
+def to_target(labels: Tensor, prediction: MaskPrediction) -> Target:
+    """Labels of an image [H, W] -> its classes, increasing, and their masks.
+
+    Raises:
+        ValueError: a class that the prediction has no logit for.
+    """
+    classes: Tensor = torch.unique(labels)
+    classes = classes[classes != IGNORED].long()
+    num_classes = prediction.class_logits.shape[-1] - 1
+    if ((classes < 0) | (classes >= num_classes)).any():
+        raise ValueError(
+            f"expected labels from 0 to {num_classes - 1}, or {IGNORED} for no class, got {classes.tolist()}; create "
+            "the model with more num_classes, or set the surplus labels to 255"
+        )
+    return Target(classes, (labels == classes.view(-1, 1, 1)).to(prediction.mask_logits.dtype))
 
 
 @torch.no_grad()
@@ -72,9 +84,7 @@ def match_queries(class_logits: Tensor, mask_logits: Tensor, target: Target, poi
         Indices of the matched queries, increasing, and of their targets.
     """
     where = random_points(1, points, mask_logits)
-    predicted, wanted = (
-        sample_points(masks.unsqueeze(0), where)[0] for masks in (mask_logits, _as(target.masks, mask_logits))
-    )
+    predicted, wanted = (sample_points(masks.unsqueeze(0), where)[0] for masks in (mask_logits, target.masks))
     return match(matching_cost(class_logits, target.classes, predicted, wanted))
 
 
@@ -100,12 +110,13 @@ def matching_cost(class_logits: Tensor, classes: Tensor, predicted: Tensor, want
 def _losses(prediction: MaskPrediction, targets: Sequence[Target], points: int) -> dict[str, Tensor]:
     class_logits, mask_logits = prediction
     matches = [
-        match_queries(*image, target, points) for *image, target in zip(class_logits, mask_logits, targets, strict=True)
+        match_queries(classes, masks, target, points)
+        for classes, masks, target in zip(class_logits, mask_logits, targets, strict=True)
     ]
     logits = torch.cat([masks[queries] for masks, (queries, _) in zip(mask_logits, matches, strict=True)])
     masks = torch.cat([target.masks[chosen] for target, (_, chosen) in zip(targets, matches, strict=True)])
     where = uncertain_points(logits.unsqueeze(1), points)
-    predicted, wanted = (sample_points(x.unsqueeze(1), where).squeeze(1) for x in (logits, _as(masks, logits)))
+    predicted, wanted = (sample_points(x.unsqueeze(1), where).squeeze(1) for x in (logits, masks))
     count = mean_over_devices(len(masks), logits)
     return {
         "class": CLASS_WEIGHT * _class_loss(class_logits, targets, matches),
@@ -131,5 +142,5 @@ def _dice_loss(predicted: Tensor, wanted: Tensor) -> Tensor:
     return (1 - overlap / (predicted.sum(-1) + wanted.sum(-1) + 1)).sum()
 
 
-def _as(masks: Tensor, logits: Tensor) -> Tensor:
-    return masks.to(torch.promote_types(logits.dtype, torch.float32))
+def _precise(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -80,11 +80,11 @@ class PixelDecoder(nn.Module):
         for name, parameter in self.encoder.named_parameters():
             if "ffn.fc" in name and parameter.ndim > 1:
                 nn.init.xavier_normal_(parameter)
-        for unit in self.inputs:
+        for unit in cast(Iterable[ConvNorm], self.inputs):
             nn.init.xavier_uniform_(unit.conv.weight)
         for conv in (self.lateral.conv, self.output.conv, self.pixel_embed):
             nn.init.kaiming_uniform_(conv.weight, a=1)
-        nn.init.zeros_(self.pixel_embed.bias)
+        nn.init.zeros_(cast(Tensor, self.pixel_embed.bias))
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         finest, *coarser = maps
@@ -98,10 +98,8 @@ class PixelDecoder(nn.Module):
         reference = pixel_centres(sizes, x)
         for layer in self.encoder:
             x = layer(x, position, reference, sizes)
-        encoded = [
-            part.mT.unflatten(-1, size)
-            for part, size in zip(x.split([height * width for height, width in sizes], dim=1), sizes, strict=True)
-        ]
+        parts = torch.split(x, [height * width for height, width in sizes], dim=1)
+        encoded = [torch.unflatten(part.mT, -1, size) for part, size in zip(parts, sizes, strict=True)]
         fine = self.lateral(finest)
         fine = self.output(fine + resize(encoded[-1], fine.shape[2:]))
         return self.pixel_embed(fine), encoded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class PixelHead(nn.Module):
         self.num_classes = num_classes
         self.classifier = nn.Conv2d(self.channels, num_classes, kernel_size=1)
         nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)
+        nn.init.zeros_(cast(Tensor, self.classifier.bias))
 
     def classify(self, x: Tensor) -> Tensor:
         """Map [N, channels, H, W] -> logits [N, num_classes, H, W]."""
