@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from golden_files import manifest, manifests
+from small_segmentors import BACKBONE, METHODS, WIDTHS, small_segmentor
 from torch import Tensor
 
 from internimage import load_checkpoint, save_checkpoint
@@ -14,31 +15,10 @@ from internimage.checkpoint import CheckpointError
 from internimage.released import get
 from internimage.tasks.segmentation import Segmentor
 from internimage.tasks.segmentation.configs import get_config
-from internimage.tasks.segmentation.mask2former import Mask2FormerHead
 from internimage.tasks.segmentation.models import build_segmentor
-from internimage.tasks.segmentation.pixel_head import FCNHead
-from internimage.tasks.segmentation.segformer import SegFormerHead
 from internimage.tasks.segmentation.upernet import UperNetHead
 
 MANIFESTS = manifests("upernet_*", "segformer_*", "mask2former_*")
-BACKBONE: dict[str, Any] = {"channels": 16, "depths": (1, 1, 1, 1), "groups": (1, 2, 4, 8), "layer_scale": 1.0}
-WIDTHS = [16, 32, 64, 128]
-
-
-def small(method: str = "upernet", num_classes: int = 5, seed: int = 0, **options: Any) -> Segmentor:
-    torch.manual_seed(seed)
-    backbone = InternImageFeatures(head=None, **{**BACKBONE, **options})
-    if method == "upernet":
-        head = UperNetHead(WIDTHS, num_classes, channels=8)
-        model = Segmentor(backbone, head, FCNHead(WIDTHS, num_classes, channels=8))
-    elif method == "segformer":
-        model = Segmentor(backbone, SegFormerHead(WIDTHS, num_classes, channels=8))
-    else:
-        sizes = {"pixel_hidden_channels": 8, "hidden_channels": 8, "pixel_layers": 1, "layers": 3}
-        model = Segmentor(backbone, Mask2FormerHead(WIDTHS, num_classes, channels=32, heads=2, queries=4, **sizes))
-    for buffer in model.buffers():
-        buffer.add_(1)
-    return model.eval()
 
 
 def official(model: Segmentor) -> dict[str, Tensor]:
@@ -51,7 +31,7 @@ def same(a: Segmentor, b: Segmentor) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-each_method = pytest.mark.parametrize("method", ["upernet", "segformer", "mask2former"])
+each_method = pytest.mark.parametrize("method", METHODS)
 
 
 def test_manifests_of_all_official_segmentors_are_there() -> None:
@@ -76,7 +56,7 @@ def test_every_official_file_matches_its_model(name: str) -> None:
 
 @each_method
 def test_official_files_load_strictly(method: str) -> None:
-    model, other = small(method), small(method, seed=1)
+    model, other = small_segmentor(method), small_segmentor(method, seed=1)
     report = load_checkpoint(other, {"state_dict": official(model), "meta": {"CLASSES": ("wall",)}})
     assert same(model, other)
     assert report.origin == "a segmentor"
@@ -86,7 +66,7 @@ def test_official_files_load_strictly(method: str) -> None:
 @each_method
 @pytest.mark.parametrize("layout", ["official", "internimage"])
 def test_segmentors_survive_a_round_trip(method: str, layout: Any, tmp_path: Path) -> None:
-    model, other = small(method), small(method, seed=1)
+    model, other = small_segmentor(method), small_segmentor(method, seed=1)
     path = save_checkpoint(model, tmp_path / "w", layout=layout)
     load_checkpoint(other, path)
     assert same(model, other)
@@ -99,7 +79,7 @@ def test_segmentors_survive_a_round_trip(method: str, layout: Any, tmp_path: Pat
 
 @pytest.mark.parametrize("layout", ["official", "internimage"])
 def test_a_backbone_starts_from_a_segmentor_and_the_other_way_round(layout: Any, tmp_path: Path) -> None:
-    model = small()
+    model = small_segmentor()
     path = save_checkpoint(model, tmp_path / "w", layout=layout)
     backbone = InternImageFeatures(head=None, **BACKBONE)
     load_checkpoint(backbone, path)
@@ -111,15 +91,15 @@ def test_a_backbone_starts_from_a_segmentor_and_the_other_way_round(layout: Any,
 
 
 def test_a_segmentor_without_its_auxiliary_head_leaves_it_in_the_file() -> None:
-    model = small()
-    alone = Segmentor(InternImageFeatures(head=None, **BACKBONE), UperNetHead(WIDTHS, 5, channels=8))
+    model = small_segmentor()
+    alone = Segmentor(InternImageFeatures(head=None, **BACKBONE), UperNetHead(WIDTHS, 5, channels=8, bins=(1, 3)))
     report = load_checkpoint(alone, official(model))
     assert report.notes == ("left out the file's auxiliary head, which the model was built without",)
     assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in alone.state_dict().items())
 
 
 def test_the_first_classes_are_taken_on_request() -> None:
-    wide, model = small(num_classes=150), small(num_classes=19, seed=1)
+    wide, model = small_segmentor(num_classes=150), small_segmentor(num_classes=19, seed=1)
     with pytest.raises(CheckpointError, match=r"has 150 classes, the model 19; .*classifier='first'"):
         load_checkpoint(model, official(wide))
     report = load_checkpoint(model, official(wide), classifier="first")
@@ -130,11 +110,11 @@ def test_the_first_classes_are_taken_on_request() -> None:
         for got, expected in zip(model.forward_heads(image), wide.forward_heads(image), strict=True):
             torch.testing.assert_close(got, expected[:, :19])
     with pytest.raises(CheckpointError, match="has 5 classes, the model 19"):
-        load_checkpoint(model, official(small(num_classes=5)), classifier="first")
+        load_checkpoint(model, official(small_segmentor(num_classes=5)), classifier="first")
 
 
-def test_a_fresh_classifier_is_the_models_own_made_small() -> None:
-    file, model = small(num_classes=7), small(seed=1)
+def test_a_fresh_classifier_is_the_models_own_made_small_segmentor() -> None:
+    file, model = small_segmentor(num_classes=7), small_segmentor(seed=1)
     own = {key: tensor.clone() for key, tensor in model.state_dict().items() if ".classifier." in key}
     assert len(own) == 4
     load_checkpoint(model, official(file), classifier="fresh")
@@ -145,14 +125,20 @@ def test_a_fresh_classifier_is_the_models_own_made_small() -> None:
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        (lambda: official(small("segformer")), "file and model have different heads"),
-        (lambda: official(small(depths=(1, 1, 2, 1))), r"another variant: .*depths=\(1, 1, 2, 1\)\), the model like"),
-        (lambda: official(small(dw_kernel_size=5)), "the option dw_kernel_size"),
-        (lambda: {**official(small()), "decode_head.conv_seg.bias": torch.full((5,), torch.nan)}, "NaN or infinite"),
+        (lambda: official(small_segmentor("segformer")), "file and model have different heads"),
+        (
+            lambda: official(small_segmentor(depths=(1, 1, 2, 1))),
+            r"another variant: .*depths=\(1, 1, 2, 1\)\), the model like",
+        ),
+        (lambda: official(small_segmentor(dw_kernel_size=5)), "the option dw_kernel_size"),
+        (
+            lambda: {**official(small_segmentor()), "decode_head.conv_seg.bias": torch.full((5,), torch.nan)},
+            "NaN or infinite",
+        ),
     ],
 )
 def test_a_file_that_does_not_fit_is_explained_and_changes_nothing(file: Any, message: str) -> None:
-    model = small(seed=1)
+    model = small_segmentor(seed=1)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(model, file())
-    assert same(model, small(seed=1))
+    assert same(model, small_segmentor(seed=1))
