@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import safetensors.torch
 import torch
@@ -19,18 +19,19 @@ from internimage.backbone import HEADS, InternImage
 from internimage.hub import HUGGING_FACE_FILES, fetch
 from internimage.imagenet import map_22k_to_1k
 from internimage.layers import DCNv3, LayerScale
-from internimage.layouts import NamedState, State, to_our_names, unwrap
+from internimage.layouts import NamedState, State, to_names_of_whole, to_our_names, unwrap
 from internimage.mismatch import compare, explain
 from internimage.released import ReleasedCheckpoint
-from internimage.renames import to_official
+from internimage.renames import INTERNIMAGE, Renames
 from internimage.weight_files import WeightFileError, read, read_shards, written_whole
 
 Source = str | os.PathLike[str] | ReleasedCheckpoint | Mapping[str, Any]
-Classifier = Literal["same", "22k-to-1k", "fresh"]
+Classifier = Literal["same", "first", "22k-to-1k", "fresh"]
 Layout = Literal["internimage", "official", "huggingface"]
 
 _DEEPSPEED_FILE = "mp_rank_00_model_states.pt"
 _FRESH_FACTOR = 0.001  # of the official fine-tuning, for a classifier that replaces the file's
+_CLASSIFIERS = ("head.classifier.", "auxiliary_head.classifier.")
 
 
 class CheckpointError(ValueError):
@@ -59,23 +60,25 @@ def load_checkpoint(
 ) -> LoadReport:
     """Load weights from a file of any official layout or of ours.
 
-    Official classification, detection and segmentation files (of the latter two the backbone), Hugging Face
-    repositories and DeepSpeed folders are told apart by their keys. What a model was built without is not asked for:
-    a model without a head, or without classes, leaves that part of the file. Where the model has layer scales and the
-    file has none (the backbones of the T detectors start from such a file), they become 1, which is the same function.
-    For a model built with `remove_center` the centre taps of a file that has them are cut. Values are converted to the
-    model's dtype and device; a model on the meta device gets its tensors from the file, on the CPU. When anything is
-    wrong the model is left as it was.
+    Official classification, detection and segmentation files, Hugging Face repositories and DeepSpeed folders are told
+    apart by their keys. Detection and segmentation files load whole into a model that has a table of names for them
+    (`internimage.renames`), and into a backbone with their backbone. What a model was built without is not asked for: a
+    model without a head, an auxiliary head or classes leaves that part of the file. Where the model has layer scales
+    and the file has none (the backbones of the T detectors start from such a file), they become 1, which is the same
+    function. For a model built with `remove_center` the centre taps of a file that has them are cut. Values are
+    converted to the model's dtype and device; a model on the meta device gets its tensors from the file, on the CPU.
+    When anything is wrong the model is left as it was.
 
     Args:
-        model: an `InternImage` or `CompositeInternImage`.
+        model: an `InternImage`, a `CompositeInternImage`, or a model of a task.
         source: whatever `internimage.hub.fetch` takes (file, folder, address, "hf://" repository, name of a released
             checkpoint), or a mapping that holds a state dict.
         strict: every entry of the model must be in the file, and the other way round. Shapes must agree in any case.
         ema: load the moving average that training saved beside the weights.
-        classifier: "same": the file's. "22k-to-1k": of the file's 21841 rows those of the ImageNet-1K classes (see
-            `internimage.imagenet.map_22k_to_1k`). "fresh": keep the model's own, times 0.001, as the official
-            fine-tuning does.
+        classifier: "same": the file's. "first": of the file's rows the first, as many as the model has classes; the
+            official UperNet and SegFormer files of street scenes have 150 rows for 19 classes. "22k-to-1k": of the
+            file's 21841 rows those of the ImageNet-1K classes (see `internimage.imagenet.map_22k_to_1k`). "fresh": keep
+            the model's own, times 0.001, as the official fine-tuning does.
 
     Raises:
         CheckpointError: names or shapes don't fit, a value is NaN or infinite (in the model's dtype), or `classifier`
@@ -83,8 +86,8 @@ def load_checkpoint(
         WeightFileError: the file can't be read or holds no weights.
         FileNotFoundError, DownloadError: see `internimage.hub.fetch`.
     """
-    if classifier not in ("same", "22k-to-1k", "fresh"):
-        raise ValueError(f"load_checkpoint: classifier must be 'same', '22k-to-1k' or 'fresh', got {classifier!r}")
+    if classifier not in (known := get_args(Classifier)):
+        raise ValueError(f"load_checkpoint: classifier must be {', '.join(map(repr, known))}, got {classifier!r}")
     model = _unwrapped(model)
     target = model.state_dict()
     on_meta = any(tensor.is_meta for tensor in target.values())
@@ -94,10 +97,12 @@ def load_checkpoint(
             + ("is on the meta device and has no values" if on_meta else "has none")
         )
     name = _name(source)
-    file = to_our_names(read_state_dict(source, ema=ema))
+    state = read_state_dict(source, ema=ema)
+    renames = _renames_of(model)
+    file = to_our_names(state) if renames is INTERNIMAGE else to_names_of_whole(state, renames)
     tensors = dict(file.tensors)
     notes = [
-        *_leave_out_head(tensors, target),
+        *_leave_out_parts(tensors, target),
         *_cut_center_taps(tensors, model),
         *_add_layer_scales(tensors, target),
         *_take_classes(tensors, target, classifier, name),
@@ -112,7 +117,7 @@ def load_checkpoint(
         tensors = {key: tensor.to(target[key].dtype, copy=True) for key, tensor in tensors.items()}
     model.load_state_dict(tensors, strict=False, assign=on_meta)
     for key in own:
-        if key.startswith("head.classifier."):
+        if key.startswith(_CLASSIFIERS):
             target[key].mul_(_FRESH_FACTOR)  # shares its memory with the model's parameter
     return LoadReport(file.origin, mismatch.missing, (*file.left_out, *mismatch.unexpected), tuple(notes))
 
@@ -140,10 +145,11 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, layout: L
     """Save a model's weights; the file appears whole or not at all.
 
     Args:
-        model: an `InternImage` or `CompositeInternImage`.
+        model: an `InternImage`, a `CompositeInternImage`, or a model of a task.
         path: the file to write, or for "huggingface" the folder.
         layout: "internimage": safetensors under our names, with the model's arguments and the library's version as
-            metadata. "official": `{"model": ...}` under the official names, as the classification files are.
+            metadata. "official": `{"model": ...}` under the official names, as the classification files are, or
+            `{"state_dict": ...}` for the models of other tasks, as theirs are.
             "huggingface": model.safetensors and config.json, as in the official repositories.
 
     Returns:
@@ -158,14 +164,15 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, layout: L
     if layout == "internimage":
         save_state_dict(state, path, describe(model))
     elif layout == "official":
-        renames = to_official(state)
+        names = _renames_of(model).to_official(state)
+        container = "model" if _renames_of(model) is INTERNIMAGE else "state_dict"
         with written_whole(path) as temporary:
-            torch.save({"model": {renames[key]: tensor for key, tensor in state.items()}}, temporary)
+            torch.save({container: {names[key]: tensor for key, tensor in state.items()}}, temporary)
     elif layout == "huggingface":
         config = json.dumps(_hugging_face_config(model), indent=2)
-        renames = {key: f"model.{_hugging_face_name(official)}" for key, official in to_official(state).items()}
+        names = INTERNIMAGE.to_official(state)
         with written_whole(path / "model.safetensors") as temporary:
-            state = {renames[key]: tensor for key, tensor in state.items()}
+            state = {f"model.{_hugging_face_name(names[key])}": tensor for key, tensor in state.items()}
             safetensors.torch.save_file(state, temporary, metadata={"format": "pt"})
         with written_whole(path / "config.json") as temporary:
             temporary.write_text(config + "\n")
@@ -195,6 +202,11 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def _renames_of(model: nn.Module) -> Renames:
+    renames: Renames = getattr(model, "renames", INTERNIMAGE)
+    return renames
+
+
 def _name(source: Source) -> str:
     if isinstance(source, Mapping):
         return "the state dict"
@@ -213,20 +225,20 @@ def _weights_in(folder: Path) -> Path:
     )
 
 
-def _leave_out_head(tensors: State, target: State) -> list[str]:
-    """Drop the file's head or classifier where the model was built without."""
-    if not any(key.startswith("head.") for key in target):
-        parts: tuple[str, ...] = ("head.",)
-        title = "head"
-    elif not any(key.startswith("head.classifier.") for key in target):
-        parts = ("head.classifier.", "head.metadata.")
-        title = "classifier"
-    else:
-        return []
-    found = [key for key in tensors if key.startswith(parts)]
-    for key in found:
-        del tensors[key]
-    return [f"left out the file's {title}, which the model was built without"] if found else []
+def _leave_out_parts(tensors: State, target: State) -> list[str]:
+    """Drop the file's heads or classifier where the model was built without."""
+    notes = []
+    for title, parts in (
+        ("head", ("head.",)),
+        ("classifier", ("head.classifier.", "head.metadata.")),
+        ("auxiliary head", ("auxiliary_head.",)),
+    ):
+        found = [key for key in tensors if key.startswith(parts)]
+        if found and not any(key.startswith(parts[0]) for key in target):
+            for key in found:
+                del tensors[key]
+            notes.append(f"left out the file's {title}, which the model was built without")
+    return notes
 
 
 def _cut_center_taps(tensors: State, model: nn.Module) -> list[str]:
@@ -260,10 +272,16 @@ def _add_layer_scales(tensors: State, target: State) -> list[str]:
 
 def _take_classes(tensors: State, target: State, classifier: Classifier, name: str) -> list[str]:
     rows = tensors.get("head.classifier.weight")
+    keys = [key for key in tensors if key.startswith(_CLASSIFIERS)]
     if classifier == "fresh":
-        for key in ("head.classifier.weight", "head.classifier.bias"):
-            tensors.pop(key, None)
+        for key in keys:
+            del tensors[key]
         return [f"kept the model's classifier, times {_FRESH_FACTOR}"]
+    if classifier == "first":
+        longer = [key for key in keys if key in target and len(tensors[key]) > len(target[key])]
+        for key in longer:
+            tensors[key] = tensors[key][: len(target[key])]
+        return ["took the first classes of the file's classifier"] if longer else []
     if classifier == "same":
         return []
     if rows is None or len(rows) != 21841:
@@ -285,7 +303,7 @@ def _take_classes(tensors: State, target: State, classifier: Classifier, name: s
 
 def _own_classifier(tensors: State, target: State) -> tuple[str, ...]:
     """What a fresh classifier keeps of the model: the classifier, and a metadata branch that the file lacks."""
-    parts = ("head.classifier.", "head.metadata.")
+    parts = (*_CLASSIFIERS, "head.metadata.")
     return tuple(key for key in target if key.startswith(parts) and key not in tensors)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from internimage.renames import from_official
+from internimage.renames import INTERNIMAGE, Renames
 from internimage.weight_files import WeightFileError
 
 State = dict[str, Tensor]
@@ -77,7 +77,7 @@ def to_our_names(state: Mapping[str, Tensor]) -> NamedState:
     elif any(key.startswith(("student.", "teacher.")) for key in state):
         origin, state = "a student and its teacher", _stripped(state, "student.")
     elif any(key.startswith("backbone.") for key in state):
-        origin = next((f"a {kind}" for part, kind in _TASK_PARTS.items() if _any_starts(state, part)), "a larger model")
+        origin = _kind_of_whole(state)
         left_out = [key for key in state if not key.startswith("backbone.")]
         state = _stripped(state, "backbone.")
     elif _any_starts(state, tuple(f"model.{part}" for part in _OFFICIAL)):
@@ -85,9 +85,24 @@ def to_our_names(state: Mapping[str, Tensor]) -> NamedState:
         state = _renamed(_stripped(state, "model."), lambda key: key.replace("layer_scale", "gamma"))
     state = _without_wrappers(state)
     if not _any_starts(state, _OURS):
-        renames = from_official(state)
+        renames = INTERNIMAGE.from_official(state)
         state = _renamed(state, lambda key: renames.get(key, key))
     return NamedState(state, origin, tuple(left_out))
+
+
+def to_names_of_whole(state: Mapping[str, Tensor], renames: Renames) -> NamedState:
+    """A whole detector's or segmentor's state dict, by its own table of names; keys of neither kind stay.
+
+    What has no part "backbone." is no such model, and is taken for a backbone or a classifier.
+    """
+    if not _any_starts(state, "backbone."):
+        return to_our_names(state)
+    names = renames.from_official(state)
+    return NamedState({names.get(key, key): tensor for key, tensor in state.items()}, _kind_of_whole(state))
+
+
+def _kind_of_whole(state: Iterable[str]) -> str:
+    return next((f"a {kind}" for part, kind in _TASK_PARTS.items() if _any_starts(state, part)), "a larger model")
 
 
 def _of_m3i(state: State) -> State:

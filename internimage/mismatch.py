@@ -56,6 +56,8 @@ def explain(mismatch: Mismatch, file: NamedState, model: Mapping[str, Tensor], n
 def _cause(mismatch: Mismatch, file: NamedState, model: Mapping[str, Tensor]) -> str | None:
     """The first that applies, from whole models down to single options."""
     tensors = file.tensors
+    if any(key.startswith("backbone.") for key in model):
+        return _cause_in_whole(mismatch, file, model)
     composite = ("assisting.", "lead.")
     if _starts(tensors, composite) and not _starts(model, composite):
         return "the file holds the composite backbone CB-InternImage; load it into a CompositeInternImage"
@@ -63,9 +65,32 @@ def _cause(mismatch: Mismatch, file: NamedState, model: Mapping[str, Tensor]) ->
         return "the model is the composite backbone CB-InternImage, the file holds a single one"
     if not set(tensors) & set(model):
         return "the file is of another architecture: no name in it is one of InternImage's"
-    if _widths_and_depths(tensors) != _widths_and_depths(model):
-        return f"another variant: the file looks like {_variant(tensors)}, the model like {_variant(model)}"
-    return _cause_in_head(mismatch, file, model) or _cause_in_options(mismatch, tensors, model)
+    return (
+        _cause_in_variant(tensors, model)
+        or _cause_in_head(mismatch, file, model)
+        or _cause_in_options(mismatch, tensors, model)
+    )
+
+
+def _cause_in_whole(mismatch: Mismatch, file: NamedState, model: Mapping[str, Tensor]) -> str | None:
+    """The first cause that applies to a model of a backbone and heads."""
+    if not _starts(file.tensors, ("backbone.",)):
+        return f"the file holds {file.origin} alone; load it into the backbone: load_checkpoint(model.backbone, ...)"
+    tensors, wanted = (
+        {key.removeprefix("backbone."): tensor for key, tensor in state.items() if key.startswith("backbone.")}
+        for state in (file.tensors, model)
+    )
+    if cause := _cause_in_variant(tensors, wanted):
+        return cause
+    if any(not key.startswith("backbone.") for key in (*mismatch.missing, *mismatch.unexpected)):
+        return "file and model have different heads, or layers of one of them; the names above tell which"
+    return _cause_in_classes(mismatch, file, model) or _cause_in_options(mismatch, file.tensors, model)
+
+
+def _cause_in_variant(file: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> str | None:
+    if _widths_and_depths(file) == _widths_and_depths(model):
+        return None
+    return f"another variant: the file looks like {_variant(file)}, the model like {_variant(model)}"
 
 
 def _cause_in_head(mismatch: Mismatch, file: NamedState, model: Mapping[str, Tensor]) -> str | None:
@@ -74,15 +99,21 @@ def _cause_in_head(mismatch: Mismatch, file: NamedState, model: Mapping[str, Ten
         return f"{file.origin} has no classification head; create the model with head=None or features_only=True"
     if has != wants:
         return f"another head: the file has {has}, the model {wants}"
-    if "head.classifier.weight" in mismatch.misshapen:
-        rows, wanted = (len(state["head.classifier.weight"]) for state in (file.tensors, model))
-        mend = f"create the model with num_classes={rows}, or pass classifier='fresh' for a new classifier"
-        if (rows, wanted) == (21841, 1000):
-            mend += ", or classifier='22k-to-1k' to pick the ImageNet-1K classes"
-        return f"the file has {rows} classes, the model {wanted}; {mend}"
     if "head.classifier.weight" in mismatch.missing:
         return "the file has no classifier; pass classifier='fresh' for a new one, or num_classes=0 to the model"
-    return None
+    return _cause_in_classes(mismatch, file, model)
+
+
+def _cause_in_classes(mismatch: Mismatch, file: NamedState, model: Mapping[str, Tensor]) -> str | None:
+    if "head.classifier.weight" not in mismatch.misshapen:
+        return None
+    rows, wanted = (len(state["head.classifier.weight"]) for state in (file.tensors, model))
+    mend = f"create the model with num_classes={rows}, or pass classifier='fresh' for a new classifier"
+    if (rows, wanted) == (21841, 1000):
+        mend += ", or classifier='22k-to-1k' to pick the ImageNet-1K classes"
+    if (rows, wanted) == (150, 19):
+        mend += ", or classifier='first' for the first 19, which are those of street scenes"
+    return f"the file has {rows} classes, the model {wanted}; {mend}"
 
 
 def _cause_in_options(mismatch: Mismatch, file: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> str | None:

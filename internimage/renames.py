@@ -1,13 +1,24 @@
-"""Names of parameters, ours and those of the official release: one table, read in both directions."""
+"""Names of parameters, ours and those of the official release: one table, read in both directions.
+
+Detectors and segmentors carry a table of their own as `model.renames`; all others share `INTERNIMAGE`.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-# Ours on the left. {i} and {j} stand for numbers, {p} for the last part of a name (weight, bias, running_mean, ...).
+Row = tuple[str, str]  # ours, official
+
+
+def prefixed(rows: Iterable[Row], ours: str, official: str) -> tuple[Row, ...]:
+    """The rows of a part that stands in a larger model under these names, such as "backbone." and "backbone."."""
+    return tuple((ours + one, official + other) for one, other in rows)
+
+
+# {i} and {j} stand for numbers, {p} for the last part of a name (weight, bias, running_mean, ...).
 # In official names a norm is a Sequential: the LayerNorm is at index 0 if its input is channels-last, at 1 if not.
-_BACKBONE_TABLE = (
+BACKBONE_TABLE: tuple[Row, ...] = (
     ("stem.conv1.{p}", "patch_embed.conv1.{p}"),
     ("stem.norm1.{p}", "patch_embed.norm1.1.{p}"),
     ("stem.conv2.{p}", "patch_embed.conv2.{p}"),
@@ -67,37 +78,47 @@ _HEAD_TABLE = (
     ("head.metadata.classifier.{p}", "meta_head.{p}"),
 )
 _COMPOSITE_TABLE = (
-    *((f"assisting.{ours}", f"cb_modules.0.{official}") for ours, official in _BACKBONE_TABLE),
-    *((f"lead.{ours}", f"cb_modules.1.{official}") for ours, official in _BACKBONE_TABLE),
+    *prefixed(BACKBONE_TABLE, "assisting.", "cb_modules.0."),
+    *prefixed(BACKBONE_TABLE, "lead.", "cb_modules.1."),
     ("gammas.{i}", "cb_modules.1.gamma{i}"),
     ("links.{i}.{j}.{p}", "cb_linears.{i}.{j}.{p}"),
 )
-_TABLE = _BACKBONE_TABLE + _HEAD_TABLE + _COMPOSITE_TABLE
 
 
-def to_official(keys: Iterable[str]) -> dict[str, str]:
-    """Our names -> the official ones, of backbones, classifiers and the composite backbone.
+class Renames:
+    """A table of names, ours and the official ones, read in both directions.
 
-    Raises:
-        ValueError: a key that is not one of ours.
+    Args:
+        rows: pairs of ours and official, with {i}, {j} and {p} for the parts that both share.
     """
-    keys = list(keys)
-    renames = _rename(keys, _TO_OFFICIAL)
-    unknown = [key for key in keys if key not in renames]
-    if unknown:
-        raise ValueError(f"to_official: no official name for {len(unknown)} keys, such as {', '.join(unknown[:3])}")
-    return renames
 
+    def __init__(self, rows: Iterable[Row]) -> None:
+        rows = tuple(rows)
+        self._to_official = _compile(rows)
+        self._from_official = _compile((official, ours) for ours, official in rows)
 
-def from_official(keys: Iterable[str]) -> dict[str, str]:
-    """Official names -> ours. Keys that are not official names are left out."""
-    return _rename(keys, _FROM_OFFICIAL)
+    def to_official(self, keys: Iterable[str]) -> dict[str, str]:
+        """Our names -> the official ones.
+
+        Raises:
+            ValueError: a key that is not one of ours.
+        """
+        keys = list(keys)
+        renames = _rename(keys, self._to_official)
+        unknown = [key for key in keys if key not in renames]
+        if unknown:
+            raise ValueError(f"to_official: no official name for {len(unknown)} keys, such as {', '.join(unknown[:3])}")
+        return renames
+
+    def from_official(self, keys: Iterable[str]) -> dict[str, str]:
+        """Official names -> ours. Keys that are not official names are left out."""
+        return _rename(keys, self._from_official)
 
 
 _Rules = list[tuple[re.Pattern[str], str]]
 
 
-def _compile(rows: Iterable[tuple[str, str]]) -> _Rules:
+def _compile(rows: Iterable[Row]) -> _Rules:
     """Rows of (from, to) -> patterns and the templates that they fill."""
     rules = []
     for source, target in rows:
@@ -108,10 +129,6 @@ def _compile(rows: Iterable[tuple[str, str]]) -> _Rules:
     return rules
 
 
-_TO_OFFICIAL = _compile(_TABLE)
-_FROM_OFFICIAL = _compile((official, ours) for ours, official in _TABLE)
-
-
 def _rename(keys: Iterable[str], rules: _Rules) -> dict[str, str]:
     renames = {}
     for key in keys:
@@ -120,3 +137,7 @@ def _rename(keys: Iterable[str], rules: _Rules) -> dict[str, str]:
                 renames[key] = template.format(**match.groupdict())
                 break
     return renames
+
+
+INTERNIMAGE = Renames(BACKBONE_TABLE + _HEAD_TABLE + _COMPOSITE_TABLE)
+"""Backbones, classifiers and the composite backbone."""

@@ -5,6 +5,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,8 @@ from torch import Tensor
 
 DATA = Path(__file__).parent / "data"
 CLASSIFIERS = ("prenorm", "postnorm_layerscale", "h_like", "g_like")
-MANIFESTS = sorted(path.name.removesuffix(".json.gz") for path in (DATA / "state_dicts").iterdir())
 
-_ARGUMENTS = (
+MODEL_ARGUMENTS = (
     "channels",
     "depths",
     "groups",
@@ -52,10 +52,16 @@ def golden_model(name: str) -> GoldenModel:
         key: _generated(key, **rules[key]) if key in rules else torch.from_numpy(arrays[f"sd/{key}"])
         for key in config["state_dict_keys"]
     }
-    arguments = {key: config[key] for key in _ARGUMENTS if key in config}
+    arguments = {key: config[key] for key in MODEL_ARGUMENTS if key in config}
     if config.get("use_clip_projector"):
         arguments["head"] = "clip"
     return GoldenModel(arguments, state, config.get("param_grad_norms", {}), arrays)
+
+
+def manifests(*patterns: str) -> list[str]:
+    """Names of the lists of parameters that match one of the wildcards."""
+    names = sorted(path.name.removesuffix(".json.gz") for path in (DATA / "state_dicts").iterdir())
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def manifest(name: str) -> dict[str, tuple[int, ...]]:

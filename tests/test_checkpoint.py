@@ -22,7 +22,7 @@ from internimage.composite import CompositeInternImage
 from internimage.imagenet import map_22k_to_1k
 from internimage.models import create_model
 from internimage.ops import use_backend
-from internimage.renames import to_official
+from internimage.renames import INTERNIMAGE
 from internimage.weight_files import WeightFileError
 
 SMALL: dict[str, Any] = {"channels": 16, "depths": (1, 1, 2, 1), "groups": (1, 2, 4, 8), "num_classes": 10}
@@ -82,7 +82,7 @@ def logits(model: nn.Module) -> Tensor:
 
 def official(model: nn.Module, prefix: str = "") -> dict[str, Tensor]:
     state = model.state_dict()
-    return {prefix + name: state[key].clone() for key, name in to_official(state).items()}
+    return {prefix + name: state[key].clone() for key, name in INTERNIMAGE.to_official(state).items()}
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -135,7 +135,7 @@ def test_official_files_have_official_names_and_nothing_else(tmp_path):
     model = small(0, **KINDS["like L"])
     content = torch.load(save_checkpoint(model, tmp_path / "w.pth", layout="official"), weights_only=True)
     assert list(content) == ["model"]
-    assert list(content["model"]) == list(to_official(model.state_dict()).values())
+    assert list(content["model"]) == list(INTERNIMAGE.to_official(model.state_dict()).values())
     assert {"patch_embed.conv1.weight", "levels.0.blocks.0.gamma1", "conv_head.0.weight", "head.bias"} <= set(
         content["model"]
     )

@@ -11,7 +11,7 @@ from internimage.backbone import InternImage
 from internimage.composite import CompositeInternImage
 from internimage.ops import use_backend
 from internimage.ops.backend import Backend
-from internimage.renames import from_official, to_official
+from internimage.renames import INTERNIMAGE
 
 both_backends = pytest.mark.parametrize("backend", ["native", "torch"])
 each_classifier = pytest.mark.parametrize("name", CLASSIFIERS)
@@ -20,7 +20,7 @@ golden = cache(golden_model)
 
 
 def load(model: nn.Module, reference: GoldenModel) -> None:
-    names = from_official(reference.state)
+    names = INTERNIMAGE.from_official(reference.state)
     model.load_state_dict({names[key]: tensor for key, tensor in reference.state.items()}, strict=True)
     model.eval()
 
@@ -64,7 +64,7 @@ def test_gradients_are_the_official_ones(name: str, backend: Backend) -> None:
     assert image.grad is not None
     assert error(image.grad, reference["grad_image"].double()) < 1e-7  # it is stored in float32
 
-    names = to_official(model.state_dict())
+    names = INTERNIMAGE.to_official(model.state_dict())
     norms = {names[key]: float(p.grad.norm()) for key, p in model.named_parameters() if p.grad is not None}
     assert norms == pytest.approx(reference.parameter_gradient_norms, rel=1e-10, abs=1e-13)
 

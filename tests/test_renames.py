@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from golden_files import MANIFESTS, manifest
+from golden_files import manifest, manifests
 from torch import nn
 
 from internimage.backbone import InternImage
 from internimage.composite import CompositeInternImage
 from internimage.models import variant_arguments
-from internimage.renames import from_official, to_official
+from internimage.renames import INTERNIMAGE
 from internimage.variants import VARIANTS
 
 
@@ -26,26 +26,26 @@ def build(name: str, classes: int) -> nn.Module:
         return InternImage(**arguments, num_classes=classes)
 
 
-@pytest.mark.parametrize("name", MANIFESTS)
+@pytest.mark.parametrize("name", manifests("cls_*", "backbone_*"))
 def test_every_official_file_matches_its_model(name: str) -> None:
     official = manifest(name)
     model = build(name, classes=official.get("head.bias", (0,))[0])
     ours = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    names = to_official(ours)
+    names = INTERNIMAGE.to_official(ours)
     assert {names[key]: shape for key, shape in ours.items()} == official
-    back = from_official(official)
+    back = INTERNIMAGE.from_official(official)
     assert {back[key]: shape for key, shape in official.items()} == ours
     assert {ours_key: key for key, ours_key in back.items()} == names
 
 
 def test_manifests_of_all_official_models_are_there() -> None:
-    assert len([name for name in MANIFESTS if name.startswith("cls_")]) == 12
-    assert len([name for name in MANIFESTS if name.startswith("backbone_")]) == 8
+    assert len(manifests("cls_*")) == 12
+    assert len(manifests("backbone_*")) == 8
 
 
 def test_foreign_names_are_told() -> None:
-    assert from_official(["patch_embed.conv1.weight", "neck.conv.weight", "levels.0.blocks.x.gamma1"]) == {
+    assert INTERNIMAGE.from_official(["patch_embed.conv1.weight", "neck.conv.weight", "levels.0.blocks.x.gamma1"]) == {
         "patch_embed.conv1.weight": "stem.conv1.weight"
     }
     with pytest.raises(ValueError, match="1 keys, such as patch_embed"):
-        to_official(["patch_embed.conv1.weight", "stem.conv1.weight"])
+        INTERNIMAGE.to_official(["patch_embed.conv1.weight", "stem.conv1.weight"])

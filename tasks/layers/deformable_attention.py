@@ -1,0 +1,156 @@
+"""Multi-scale deformable attention: queries that look at a few learned places of several maps (arXiv 2010.04159)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from internimage.tasks.layers.attention import FeedForward
+
+Sizes = Sequence[tuple[int, int]]  # height and width of each level
+
+
+def multi_scale_deformable_attention(
+    value: Tensor, spatial_shapes: Sizes, sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """Weighted sum of bilinear samples of several maps (Deformable DETR, Eq. 3); outside of a map there are zeros.
+
+    Args:
+        value: [N, S, heads, D], the levels' maps, flattened and one after the other.
+        spatial_shapes: height and width of each level; their products add up to S.
+        sampling_locations: [N, Q, heads, levels, points, 2], x before y, from 0 to 1 across a level's map.
+        attention_weights: [N, Q, heads, levels, points].
+
+    Returns:
+        [N, Q, heads * D], in the dtype of `value`.
+    """
+    grids = (2 * sampling_locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # levels, N * heads, Q, points, xy
+    maps = value.to(sampling_locations.dtype).permute(0, 2, 3, 1).flatten(0, 1)  # N * heads, D, S
+    levels = torch.split(maps, [height * width for height, width in spatial_shapes], dim=-1)
+    samples = [
+        F.grid_sample(torch.unflatten(level, -1, size), grid, padding_mode="zeros", align_corners=False)
+        for level, size, grid in zip(levels, spatial_shapes, grids, strict=True)
+    ]
+    weights = attention_weights.to(sampling_locations.dtype).transpose(1, 2).flatten(0, 1).unsqueeze(1)
+    summed = (torch.stack(samples, dim=-2) * weights).sum(dim=(-2, -1))  # N * heads, D, Q
+    return torch.unflatten(summed, 0, (value.shape[0], -1)).permute(0, 3, 1, 2).flatten(-2).to(value.dtype)
+
+
+class DeformableAttention(nn.Module):
+    """The layer around `multi_scale_deformable_attention`, which predicts where to look from the query.
+
+    Args:
+        channels: C, a multiple of `heads`.
+        heads: each has its own places.
+        levels: maps that are looked at.
+        points: places in each of them.
+    """
+
+    def __init__(self, channels: int, heads: int = 8, *, levels: int = 4, points: int = 4) -> None:
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"DeformableAttention: heads must divide channels, got {channels} channels, {heads} heads")
+        self.heads = heads
+        self.levels = levels
+        self.points = points
+        self.offsets = nn.Linear(channels, heads * levels * points * 2)
+        self.weights = nn.Linear(channels, heads * levels * points)
+        self.value_proj = nn.Linear(channels, channels)
+        self.output_proj = nn.Linear(channels, channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """At first each head looks in a direction of its own, with equal weights: 1, 2, ... `points` pixels away."""
+        angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        direction = torch.stack((angle.cos(), angle.sin()), dim=-1)
+        direction = direction / direction.abs().amax(dim=-1, keepdim=True)
+        steps = torch.arange(1, self.points + 1).view(-1, 1) * direction.view(self.heads, 1, 1, 2)
+        with torch.no_grad():
+            self.offsets.bias.copy_(steps.expand(-1, self.levels, -1, -1).flatten())
+        for layer in (self.offsets, self.weights):
+            nn.init.zeros_(layer.weight)
+        nn.init.zeros_(self.weights.bias)
+        for layer in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, query: Tensor, reference: Tensor, value: Tensor, spatial_shapes: Sizes, padding: Tensor | None = None
+    ) -> Tensor:
+        """Look around the reference points, or inside the reference boxes.
+
+        Args:
+            query: [N, Q, C].
+            reference: broadcasts to [N, Q, levels, 2 or 4]: points (x, y) or boxes (centre x, y, width, height), from
+                0 to 1 across the maps. An offset of 1 is a pixel from a point, or half a side by `points` from the
+                centre of a box.
+            value: [N, S, C], the levels' maps, flattened and one after the other.
+            spatial_shapes: height and width of each level.
+            padding: [N, S] of bool, True where `value` is padding, which is taken for zeros.
+
+        Returns:
+            [N, Q, C].
+        """
+        value = torch.unflatten(self.value_proj(value), -1, (self.heads, -1))
+        if padding is not None:
+            value = value.masked_fill(padding.unsqueeze(-1).unsqueeze(-1), 0.0)
+        shape = (self.heads, self.levels, self.points)
+        weights = self.weights(query).unflatten(-1, (self.heads, -1)).softmax(-1).unflatten(-1, shape[1:])
+        # Half types can't tell the pixels of a large map apart.
+        offsets = self.offsets(query).unflatten(-1, (*shape, 2)).to(reference.dtype)
+        reference = reference.unsqueeze(-2).unsqueeze(-4)
+        if reference.shape[-1] == 2:
+            locations = reference + offsets / _sides(spatial_shapes, offsets).unsqueeze(-2)
+        else:
+            locations = reference[..., :2] + offsets / self.points * reference[..., 2:] * 0.5
+        out: Tensor = self.output_proj(multi_scale_deformable_attention(value, spatial_shapes, locations, weights))
+        return out
+
+
+class DeformableEncoderLayer(nn.Module):
+    """Deformable self-attention of several maps, then an MLP, each followed by the sum with its input and a norm.
+
+    Shapes: [N, S, channels] -> the same.
+
+    Args:
+        channels: of the maps.
+        heads: of the attention.
+        hidden_channels: of the MLP.
+        levels: maps.
+        points: places in each map that a head looks at.
+    """
+
+    def __init__(self, channels: int, heads: int, hidden_channels: int, *, levels: int, points: int) -> None:
+        super().__init__()
+        self.attention = DeformableAttention(channels, heads, levels=levels, points=points)
+        self.attention_norm = nn.LayerNorm(channels)
+        self.ffn = FeedForward(channels, hidden_channels)
+        self.ffn_norm = nn.LayerNorm(channels)
+
+    def forward(
+        self, x: Tensor, position: Tensor, reference: Tensor, spatial_shapes: Sizes, padding: Tensor | None = None
+    ) -> Tensor:
+        """See `DeformableAttention`; `position` is added to the queries."""
+        x = self.attention_norm(x + self.attention(x + position, reference, x, spatial_shapes, padding))
+        out: Tensor = self.ffn_norm(x + self.ffn(x))
+        return out
+
+
+def pixel_centres(spatial_shapes: Sizes, like: Tensor) -> Tensor:
+    """[1, S, 1, 2]: (x, y) of every pixel of every level, from 0 to 1 across its map; float32 at least."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    centres = []
+    for size in spatial_shapes:
+        height, width = size
+        y, x = ((torch.arange(side, device=like.device, dtype=dtype) + 0.5) / side for side in size)
+        centres.append(torch.stack((x.expand(height, -1), y.unsqueeze(1).expand(-1, width)), dim=-1).flatten(0, 1))
+    return torch.cat(centres).view(1, -1, 1, 2)
+
+
+def _sides(spatial_shapes: Sizes, like: Tensor) -> Tensor:
+    """[levels, 2]: width and height of each level."""
+    return torch.stack([like.new_full((), side) for size in spatial_shapes for side in reversed(size)]).view(-1, 2)

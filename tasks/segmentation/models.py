@@ -1,0 +1,82 @@
+"""Segmentors by name: `create_segmentor`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from os import PathLike
+from typing import Any
+
+import torch
+
+from internimage.backbone import InternImageFeatures
+from internimage.checkpoint import load_checkpoint
+from internimage.models import variant_arguments
+from internimage.tasks.segmentation.configs import SegmentorConfig, get_config
+from internimage.tasks.segmentation.mask2former import Mask2FormerHead
+from internimage.tasks.segmentation.pixel_head import FCNHead, PixelHead
+from internimage.tasks.segmentation.segformer import SegFormerHead
+from internimage.tasks.segmentation.segmentor import Segmentor
+from internimage.tasks.segmentation.upernet import UperNetHead
+from internimage.variants import VARIANTS
+
+_HEADS: dict[str, Callable[..., PixelHead | Mask2FormerHead]] = {
+    "upernet": UperNetHead,
+    "segformer": SegFormerHead,
+    "mask2former": Mask2FormerHead,
+}
+
+
+def create_segmentor(
+    name: str,
+    pretrained: bool = False,
+    *,
+    checkpoint: str | PathLike[str] | None = None,
+    num_classes: int | None = None,
+    **overrides: Any,
+) -> Segmentor:
+    """Build an official segmentor, with its weights if wanted.
+
+    The official UperNets and SegFormer heads for Cityscapes and Mapillary Vistas classify into 150 classes, of which
+    only the first 19 occur. Here they have these 19; `num_classes=150` keeps them all.
+
+    Args:
+        name: a name of `list_segmentors()`.
+        pretrained: load the official weights, downloaded on first use. A `num_classes` that differs from theirs gets a
+            fresh classifier on top of them.
+        checkpoint: load this instead: whatever `internimage.load_checkpoint` reads.
+        num_classes: of the scores; None: as many as the data set has.
+        **overrides: arguments of `InternImage` that replace the variant's. The drop path rate is 0 unless given here;
+            `get_config(name).drop_path_rate` is the official one.
+
+    Raises:
+        ValueError: an unknown name (the error lists the closest), one without released weights, or `pretrained`
+            together with `checkpoint`.
+    """
+    config = get_config(name)
+    if pretrained and checkpoint is not None:
+        raise ValueError("create_segmentor: give either pretrained=True or checkpoint, not both")
+    if pretrained and config.checkpoint is None:
+        raise ValueError(f"create_segmentor: no weights of {name} were released; leave pretrained=True away")
+    wanted = config.num_labels if num_classes is None else num_classes
+    of_file = wanted if checkpoint or wanted == config.num_classes else config.num_labels
+    cut = of_file == config.num_labels < config.num_classes
+    source = config.checkpoint if pretrained else checkpoint
+    device = torch.get_default_device()
+    with torch.device(device if source is None else "meta"):  # no need to draw numbers that the file replaces
+        model = build_segmentor(config, wanted if source is None else of_file, **overrides)
+    if source is not None:
+        load_checkpoint(model, source, classifier="first" if cut else "same")
+        model.to(device)
+        if of_file != wanted:
+            model.reset_classifier(wanted)
+    return model
+
+
+def build_segmentor(config: SegmentorConfig, num_classes: int, **overrides: Any) -> Segmentor:
+    """The model of a configuration, freshly initialised; see `create_segmentor`."""
+    arguments = variant_arguments(VARIANTS[config.variant], dense=True) | overrides
+    backbone = InternImageFeatures(**arguments)
+    channels = backbone.feature_info.channels()
+    head = _HEADS[config.method](channels, num_classes, **config.head)
+    auxiliary_head = FCNHead(channels, num_classes) if config.method == "upernet" else None
+    return Segmentor(backbone, head, auxiliary_head)
