@@ -1,28 +1,81 @@
-"""`internimage bench`: how long a model takes here, and with `--profile` in which of its layers."""
+"""`internimage bench`: what a model takes here, run in different ways, and with `--profile` in which of its layers.
+
+Every way runs in a process of its own: `python -m internimage.tasks.bench JOB`, with a `Job` as JSON, measures one.
+"""
 
 import argparse
+import ctypes
+import json
 import re
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
-from internimage import create_model, prepare_for_inference
+import internimage
+from internimage import create_model, deploy, prepare_for_inference
+from internimage.ops.backend import get_backend
+from internimage.ops.build import native_available
 from internimage.tasks.devices import add_device_argument, choose_device
 
 EXAMPLES = """examples:
   internimage bench                                    InternImage-T, one image of 224 x 224
-  internimage bench --model internimage_b --batch 8 --threads 1
+  internimage bench --ways all --json ways.json        also compiled, packaged and prepared: takes minutes
+  internimage bench --model internimage_b --batch 8 --threads 1 --ways eager prepared
+  internimage bench --train --batch 8                  training steps
   internimage bench --prepared --profile               a table of its layers, the slowest first
   internimage bench --size 800 1216 --profile
 """
 
+WAYS = ("eager", "compiled", "packaged", "prepared", "prepared+compiled", "prepared+packaged")
+TRAINABLE = ("eager", "compiled")
+
 _SHOWN = 0.005  # of the whole time; rows below are summed up in one
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process measures: forward passes, or training steps, of a model run one way."""
+
+    model: str
+    way: str
+    train: bool
+    shape: Sequence[int]  # of the images, [N, 3, H, W]
+    device: str
+    threads: int
+    repeats: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one way takes.
+
+    Attributes:
+        setup_s: from the model to the end of its first pass: preparing, compiling, packaging, loading. Less where the
+            compiler has its work of an earlier run in its cache.
+        times_s: of the passes after it.
+        peak_growth_mib: how far memory grows in a pass over what is held between passes: resident memory on a CPU,
+            tensors on CUDA; None where the system doesn't tell.
+    """
+
+    setup_s: float
+    times_s: list[float]
+    peak_growth_mib: float | None
 
 
 @dataclass
@@ -42,47 +95,272 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=int, nargs="+", default=[224], metavar="PIXELS", help="side of the images, or height and width"
     )
     parser.add_argument("--threads", type=int, help="threads of the CPU (as many as PyTorch takes by itself)")
-    parser.add_argument("--prepared", action="store_true", help="run what prepare_for_inference makes of the model")
-    parser.add_argument("--profile", action="store_true", help="show how long each kind of layer takes")
-    parser.add_argument("--repeats", type=int, default=10, help="forward passes, of which the median counts (10)")
+    parser.add_argument("--ways", nargs="+", metavar="WAY", help=f"of running it: {', '.join(WAYS)}, or all (eager)")
+    parser.add_argument("--train", action="store_true", help="measure training steps: forward, backward, AdamW")
+    parser.add_argument("--repeats", type=int, default=10, help="passes, of which the median counts (10)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--profile", action="store_true", help="show how long each kind of layer takes instead")
+    parser.add_argument("--prepared", action="store_true", help="the same as --ways prepared, also for --profile")
     add_device_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the median time of a forward pass, or the table of layers."""
+    """Print what each way takes, or the table of layers; 1 where a way could not be measured."""
     for name in ("batch", "threads", "repeats"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}")
     if len(arguments.size) > 2 or min(arguments.size) < 1:
         raise ValueError(f"--size must be one or two numbers of pixels, got {arguments.size}")
+    if arguments.prepared and arguments.ways:
+        raise ValueError("--prepared is short for --ways prepared; give one of the two")
+    if arguments.profile and (arguments.ways or arguments.train or arguments.json):
+        raise ValueError("--profile shows the layers of one model; it doesn't go with --ways, --train and --json")
     device = choose_device(arguments.device)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
+    shape = (arguments.batch, 3, arguments.size[0], arguments.size[-1])
+    kind = " prepared" if arguments.profile and arguments.prepared else ""
+    about = f"images {' x '.join(map(str, shape))}, {device.type}, {torch.get_num_threads()} threads"
+    print(f"{arguments.model}{kind}, {about}")
+    if arguments.profile:
+        _print_layers(arguments, shape, device)
+        return 0
+    return _compare_ways(arguments, shape, device)
+
+
+def _print_layers(arguments: argparse.Namespace, shape: Sequence[int], device: torch.device) -> None:
     model = create_model(arguments.model).eval().to(device)
     if arguments.prepared:
         model = prepare_for_inference(model)
-    images = torch.randn(arguments.batch, 3, arguments.size[0], arguments.size[-1], device=device)
+    images = torch.randn(shape, device=device)
     with torch.inference_mode():
-        seconds = median_seconds(lambda: model(images), device, arguments.repeats)
-        shape = " x ".join(map(str, images.shape))
-        kind = " prepared" if arguments.prepared else ""
-        print(f"{arguments.model}{kind}, images {shape}, {device.type}, {torch.get_num_threads()} threads")
+        seconds = statistics.median(time_passes(lambda: model(images), device, arguments.repeats))
         print(f"{1e3 * seconds:.1f} ms a batch, {len(images) / seconds:.1f} images a second")
-        if arguments.profile:
-            print("\n".join(table(profile(model, images, arguments.repeats))))
-    return 0
+        print("\n".join(table(profile(model, images, arguments.repeats))))
 
 
-def median_seconds(job: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median time of `job` after one run to warm up."""
-    job()
+def _compare_ways(arguments: argparse.Namespace, shape: Sequence[int], device: torch.device) -> int:
+    """Measure way after way; what is measured is on screen and in the JSON file at once, should a later one hang."""
+    parameters, flops = count_operations(arguments.model, *shape[2:])
+    backend = "native" if native_available(device.type, get_backend()) else "PyTorch"
+    found: dict[str, dict[str, Any]] = {}
+    report = {
+        "model": arguments.model,
+        "parameters": parameters,
+        "gflop_per_image": flops / 1e9,
+        "gmac_per_image": flops / 2e9,
+        "pass": "training step" if arguments.train else "forward",
+        "images": list(shape),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "operators": backend,
+        "versions": {"internimage": internimage.__version__, "torch": torch.__version__},
+        "ways": found,
+    }
+    _write_json(arguments.json, report)  # before the long wait, should it be impossible
+    counts = f"{parameters / 1e6:.2f} M parameters, {flops / 1e9:.2f} GFLOP ({flops / 2e9:.2f} GMAC) an image"
+    print(f"{counts}, {backend} operators\n")
+    columns = ("median ms", "p90 ms", "images/s", "set-up s", "memory MiB")
+    print(f"{report['pass']:<20}" + "".join(f"{column:>12}" for column in columns), flush=True)
+    for way in _chosen_ways(arguments, device):
+        job = Job(
+            arguments.model,
+            way,
+            arguments.train,
+            shape,
+            str(device),
+            torch.get_num_threads(),
+            arguments.repeats,
+        )
+        measured = _why_not(job) or _measure_in_process(job, debug=arguments.debug)
+        found[way] = _figures(measured, shape[0])
+        _write_json(arguments.json, report)
+        print(f"{way:<20}{_as_text(found[way])}", flush=True)
+    return 1 if any("error" in figures for figures in found.values()) else 0
+
+
+def count_operations(name: str, height: int, width: int) -> tuple[int, int]:
+    """Parameters of a model, and operations of its forward pass on one image; neither weights nor maps are computed.
+
+    A multiplication and an addition count as two operations, where papers count the pair, a MAC, as one. Without native
+    kernels the sampling of DCNv3 (2 % of T) is not counted.
+    """
+    with torch.device("meta"):
+        model = create_model(name).eval()
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        model.to_empty(device="cpu")
+        with FlopCounterMode(display=False) as counter:
+            model(torch.empty(1, 3, height, width))
+    return sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops()
+
+
+def _chosen_ways(arguments: argparse.Namespace, device: torch.device) -> list[str]:
+    if arguments.ways is None:
+        return ["prepared" if arguments.prepared else "eager"]
+    every = TRAINABLE if arguments.train else [way for way in WAYS if device.type == "cpu" or "prepared" not in way]
+    return list(dict.fromkeys(way for named in arguments.ways for way in (every if named == "all" else [named])))
+
+
+def _why_not(job: Job) -> str | None:
+    """Why a job need not be tried."""
+    if job.way not in WAYS:
+        return f"there is no such way; there are {', '.join(WAYS)} and all"
+    if job.train and job.way not in TRAINABLE:
+        return f"a {job.way} model can't be trained; {' and '.join(TRAINABLE)} ones can"
+    if "prepared" in job.way and torch.device(job.device).type != "cpu":
+        return f"prepare_for_inference is for a CPU, not for {job.device}"
+    return None
+
+
+def _measure_in_process(job: Job, *, debug: bool) -> Measurement | str:
+    """Have a new process do a job, and say how long it has been at it; the text is why it gave no result."""
+    # -P: in a checkout, its folder internimage/ would stand before the installed package.
+    command = [sys.executable, "-P", "-m", "internimage.tasks.bench", json.dumps(asdict(job))]
+    with (
+        tqdm(
+            desc=f"{job.way}: setting up and measuring", bar_format="{desc}, {elapsed}", leave=False, disable=None
+        ) as bar,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
+    ):
+        try:
+            while True:
+                try:
+                    output, errors = process.communicate(timeout=0.5)
+                    break
+                except subprocess.TimeoutExpired:
+                    bar.refresh()
+        finally:
+            process.kill()  # where this was interrupted
+    if debug:
+        sys.stderr.write(errors)
+    if process.returncode:
+        reason = (errors.strip().splitlines() or ["killed, perhaps for lack of memory"])[-1]
+        return f"its process died with exit status {process.returncode}: {reason}"
+    result = json.loads(output.splitlines()[-1])
+    return result["error"] if "error" in result else Measurement(**result)
+
+
+def _figures(measured: Measurement | str, batch: int) -> dict[str, Any]:
+    """What the JSON file has of a way."""
+    if isinstance(measured, str):
+        return {"error": measured}
+    times_ms = [1e3 * seconds for seconds in measured.times_s]
+    return {
+        "median_ms": statistics.median(times_ms),
+        "p90_ms": float(np.percentile(times_ms, 90)),
+        "images_per_second": batch / statistics.median(measured.times_s),
+        "setup_s": measured.setup_s,
+        "peak_growth_mib": measured.peak_growth_mib,
+        "times_ms": times_ms,
+    }
+
+
+def _as_text(figures: dict[str, Any]) -> str:
+    if "error" in figures:
+        return f"not run: {figures['error']}"
+    memory = "unknown" if figures["peak_growth_mib"] is None else f"{figures['peak_growth_mib']:.0f}"
+    numbers = (figures[name] for name in ("median_ms", "p90_ms", "images_per_second", "setup_s"))
+    return "".join(f"{number:12.1f}" for number in numbers) + f"{memory:>12}"
+
+
+def _write_json(path: Path | None, report: dict[str, Any]) -> None:
+    if path is not None:
+        path.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def main() -> None:
+    """Do the job that the command line holds, and print a `Measurement` or {"error": text} as JSON."""
+    job = Job(**json.loads(sys.argv[1]))
+    result: dict[str, Any]
+    try:
+        result = asdict(measure(job))
+    except Exception as error:  # a compiler can raise anything, and it is news of this way alone
+        traceback.print_exc()
+        result = {"error": next(iter(str(error).splitlines()), "") or type(error).__name__}
+    print(json.dumps(result))
+
+
+def measure(job: Job) -> Measurement:
+    """Make the model, set its way up, and time it in this process."""
+    torch.set_num_threads(job.threads)
+    device = torch.device(job.device)
+    model = create_model(job.model).eval().to(device)
+    images = torch.randn(*job.shape, device=device)
+    with TemporaryDirectory() as folder:
+        start = _now(device)
+        run_once = _training_step(model, job.way, images) if job.train else _forward(model, job.way, images, folder)
+        run_once()
+        setup_s = _now(device) - start
+        times_s = time_passes(run_once, device, job.repeats)
+        return Measurement(setup_s, times_s, peak_growth_mib(run_once, device))
+
+
+def _forward(model: internimage.InternImage, way: str, images: Tensor, folder: str) -> Callable[[], object]:
+    if way.startswith("prepared"):
+        model = prepare_for_inference(model)
+    call: Callable[[Tensor], object] = model
+    if way.endswith("compiled"):
+        call = torch.compile(model, fullgraph=True)
+    elif way.endswith("packaged"):
+        program = deploy.export(model, images, batch=None)
+        call = deploy.load_package(deploy.package(program, Path(folder) / "model.pt2"))
+
+    @torch.no_grad()
+    def run_once() -> object:
+        return call(images)
+
+    return run_once
+
+
+def _training_step(model: nn.Module, way: str, images: Tensor) -> Callable[[], object]:
+    model.train()
+    call: Callable[[Tensor], Tensor] = torch.compile(model, fullgraph=True) if way == "compiled" else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)  # the same work, and no weight runs away
+    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+
+    def run_once() -> None:
+        torch.autograd.backward(F.cross_entropy(call(images), labels))
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run_once
+
+
+def time_passes(run_once: Callable[[], object], device: torch.device, repeats: int) -> list[float]:
+    """Seconds of passes after one to warm up."""
+    run_once()
     times = []
     for _ in range(repeats):
         start = _now(device)
-        job()
+        run_once()
         times.append(_now(device) - start)
-    return statistics.median(times)
+    return times
+
+
+def peak_growth_mib(run_once: Callable[[], object], device: torch.device) -> float | None:
+    """See `Measurement`."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run_once()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    if device.type != "cpu" or sys.platform != "linux":
+        return None
+    ctypes.CDLL(None).malloc_trim(0)  # what earlier passes have freed goes back to the system, so it counts again
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak starts anew
+    except OSError:  # a container can forbid it
+        return None
+    before_mib = _resident_mib("VmRSS")
+    run_once()
+    return _resident_mib("VmHWM") - before_mib
+
+
+def _resident_mib(field: str) -> float:
+    """VmRSS (now) or VmHWM (the peak) of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
 
 
 def profile(model: nn.Module, images: Tensor, repeats: int) -> list[Row]:
@@ -178,3 +456,7 @@ def _now(device: torch.device) -> float:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()
+
+
+if __name__ == "__main__":
+    main()

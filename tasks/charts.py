@@ -52,12 +52,14 @@ def new_figure(width: float, height: float, title: str) -> Figure:
 
 def style_panel(axes: Axes, name: str, note: str, xlabel: str) -> None:
     """The look of a panel with lines that are drawn already; `note` stands at the right of the panel's name."""
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_title(name, loc="left", fontsize=10, color=INK)
     axes.set_title(note, loc="right", fontsize=10, color=GREY)
     axes.set_xlabel(xlabel, fontsize=9, color=GREY)
     axes.grid(axis="y", color=LIGHT, linewidth=0.7)
     axes.tick_params(colors=GREY, labelsize=9, length=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(LIGHT)

@@ -92,8 +92,10 @@ def _with_default_task(argv: Sequence[str]) -> list[str]:
     words = list(argv)
     place = next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))
     command = COMMANDS.get(words[place]) if place < len(words) else None
-    if isinstance(command, _TaskCommand) and command.default and words[place + 1 : place + 2] not in (
-        [task] for task in command.tasks
+    if (
+        isinstance(command, _TaskCommand)
+        and command.default
+        and words[place + 1 : place + 2] not in ([task] for task in command.tasks)
     ):
         words.insert(place + 1, command.default)
     return words

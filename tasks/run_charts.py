@@ -23,8 +23,8 @@ def learning_curves(rows: Iterable[Mapping[str, Any]], title: str) -> Figure:
     """Loss and learning rate by step; below them, where the log has them, top-1 and top-5 accuracy by epoch.
 
     Args:
-        rows: of a training log, in order, by their keys: "step", "loss" and "learning_rate"; or "epoch", "val_top1" and
-            "val_top5", in [0, 1], beside which "val_average_top1" and "val_average_top5" are of the averaged weights.
+        rows: of a training log, in order, by their keys: "step", "loss" and "lr"; or "epoch", "top1" and
+            "top5", in [0, 1], beside which "ema_top1" and "ema_top5" are of the averaged weights.
             Other keys and rows don't matter. A value that is no finite number is left out.
         title: above the figure.
 
@@ -32,10 +32,10 @@ def learning_curves(rows: Iterable[Mapping[str, Any]], title: str) -> Figure:
         ValueError: no row has a loss.
     """
     rows = list(rows)
-    losses, rates = _column(rows, "step", "loss"), _column(rows, "step", "learning_rate")
+    losses, rates = _column(rows, "step", "loss"), _column(rows, "step", "lr")
     if not len(losses):
         raise ValueError(f'learning_curves: expected rows with "step" and a finite "loss", got none in {len(rows)}')
-    validated = any("val_top1" in row for row in rows)
+    validated = any("top1" in row for row in rows)
     figure = new_figure(10, 6.4 if validated else 3.6, title)
     grid = figure.subplots(1 + validated, 2, squeeze=False)
     _draw_loss(grid[0, 0], losses)
@@ -63,7 +63,7 @@ def _draw_loss(axes: Axes, losses: NDArray[np.float64]) -> None:
 
 def _draw_accuracy(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, name: str) -> None:
     best = []
-    for column, color, label in ((f"val_average_{key}", ORANGE, "averaged weights"), (f"val_{key}", BLUE, "weights")):
+    for column, color, label in ((f"ema_{key}", ORANGE, "averaged weights"), (f"{key}", BLUE, "weights")):
         points = _column(rows, "epoch", column)
         if len(points):
             _plot(axes, points * (1, 100), color, label=label)
@@ -142,7 +142,8 @@ def _cell_colors(shares: NDArray[np.float64], block: int) -> NDArray[np.float64]
     most = padded.reshape(count, block, count, block).max((1, 3))
     right = np.eye(count, dtype=bool)
     strength = np.where(right, most, np.sqrt(most))[..., None]
-    return 1 - strength * (1 - np.where(right[..., None], to_rgb(BLUE), to_rgb(ORANGE)))
+    colors: NDArray[np.float64] = 1 - strength * (1 - np.where(right[..., None], to_rgb(BLUE), to_rgb(ORANGE)))
+    return colors
 
 
 def _write_cells(axes: Axes, matrix: NDArray[np.int64], shares: NDArray[np.float64], names: Sequence[str]) -> None:

@@ -18,12 +18,12 @@ MATRIX = np.array([[9, 1, 0], [0, 0, 0], [500, 0, 500]])
 
 def log(steps: int, epochs: int, averaged: bool = False) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [
-        {"step": step, "epoch": step / 10, "loss": 2 + math.exp(-step / 50), "learning_rate": 1e-3 * step / steps}
+        {"step": step, "epoch": step / 10, "loss": 2 + math.exp(-step / 50), "lr": 1e-3 * step / steps}
         for step in range(1, steps + 1)
     ]
     for epoch in range(1, epochs + 1):
-        row: dict[str, Any] = {"step": epoch * 10, "epoch": epoch, "val_top1": 0.1 * epoch, "val_top5": 0.15 * epoch}
-        rows.append(row | ({"val_average_top1": 0.11 * epoch, "val_average_top5": 0.16 * epoch} if averaged else {}))
+        row: dict[str, Any] = {"step": epoch * 10, "epoch": epoch, "top1": 0.1 * epoch, "top5": 0.15 * epoch}
+        rows.append(row | ({"ema_top1": 0.11 * epoch, "ema_top5": 0.16 * epoch} if averaged else {}))
     return rows
 
 
@@ -32,9 +32,9 @@ def test_the_curves_hold_the_values_of_the_log(tmp_path):
     figure = run_charts.learning_curves(rows, "Digits")
     loss, rate, top1, top5 = figure.axes
     np.testing.assert_allclose(loss.lines[0].get_xydata(), [(row["step"], row["loss"]) for row in rows[:200]])
-    np.testing.assert_allclose(rate.lines[0].get_xydata(), [(r["step"], r["learning_rate"]) for r in rows[:200]])
+    np.testing.assert_allclose(rate.lines[0].get_xydata(), [(r["step"], r["lr"]) for r in rows[:200]])
     for axes, key in ((top1, "top1"), (top5, "top5")):
-        for line, column in zip(axes.lines[:2], (f"val_average_{key}", f"val_{key}"), strict=True):
+        for line, column in zip(axes.lines[:2], (f"ema_{key}", f"{key}"), strict=True):
             expected = [(row["epoch"], 100 * row[column]) for row in rows[200:]]
             np.testing.assert_allclose(line.get_xydata(), expected)
     assert top1.get_title("right") == "best: 55.00%, epoch 5"
@@ -61,7 +61,7 @@ def test_the_smooth_line_is_close_to_the_trend_of_noise():
     rng = np.random.default_rng(0)
     trend = 2 + np.exp(-np.arange(2000) / 400)
     noisy = trend + rng.normal(scale=0.3, size=2000)
-    rows = [{"step": step, "loss": loss, "learning_rate": 1e-3} for step, loss in enumerate(noisy)]
+    rows = [{"step": step, "loss": loss, "lr": 1e-3} for step, loss in enumerate(noisy)]
     raw, smooth = run_charts.learning_curves(rows, "Noise").axes[0].lines
     np.testing.assert_allclose(raw.get_ydata(), noisy)
     assert np.abs(smooth.get_ydata() - trend).max() < 0.15
@@ -79,7 +79,7 @@ def test_a_spike_does_not_flatten_the_rest_and_what_is_not_finite_is_left_out(tm
     charts.save(figure, tmp_path / "curves.png")
 
 
-@pytest.mark.parametrize("rows", [log(1, 1), log(1, 0), [*log(2, 0), {"epoch": 1, "val_top1": None, "val_top5": None}]])
+@pytest.mark.parametrize("rows", [log(1, 1), log(1, 0), [*log(2, 0), {"epoch": 1, "top1": None, "top5": None}]])
 def test_the_shortest_logs_make_curves_too(rows, tmp_path):
     figure = run_charts.learning_curves(rows, "Short")
     low, high = figure.axes[0].get_xlim()
@@ -87,7 +87,7 @@ def test_the_shortest_logs_make_curves_too(rows, tmp_path):
     charts.save(figure, tmp_path / "curves.png")
 
 
-@pytest.mark.parametrize("rows", [[], log(0, 2), [{"step": 1, "loss": math.nan, "learning_rate": 1.0}]])
+@pytest.mark.parametrize("rows", [[], log(0, 2), [{"step": 1, "loss": math.nan, "lr": 1.0}]])
 def test_a_log_without_a_loss_is_refused(rows):
     with pytest.raises(ValueError, match='expected rows with "step" and a finite "loss", got none in'):
         run_charts.learning_curves(rows, "Nothing")
