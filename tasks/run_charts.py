@@ -63,7 +63,7 @@ def _draw_loss(axes: Axes, losses: NDArray[np.float64]) -> None:
 
 def _draw_accuracy(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, name: str) -> None:
     best = []
-    for column, color, label in ((f"ema_{key}", ORANGE, "averaged weights"), (f"{key}", BLUE, "weights")):
+    for column, color, label in ((f"ema_{key}", ORANGE, "averaged weights"), (key, BLUE, "weights")):
         points = _column(rows, "epoch", column)
         if len(points):
             _plot(axes, points * (1, 100), color, label=label)

@@ -8,7 +8,6 @@ import pytest
 import internimage
 from internimage.tasks import cli
 
-
 TASK_COMMANDS = [f"{name} {task}" for name, row in cli.COMMANDS.items() for task in getattr(row, "tasks", ())]
 
 
