@@ -1,37 +1,31 @@
 """`internimage bench`: what a model takes here, run in different ways, and with `--profile` in which of its layers.
 
-Every way runs in a process of its own: `python -m internimage.tasks.bench JOB`, with a `Job` as JSON, measures one.
+Every way runs in a process of its own, `internimage.tasks.run_way`.
 """
 
 import argparse
-import ctypes
 import json
-import re
 import statistics
 import subprocess
 import sys
-import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 import internimage
-from internimage import create_model, deploy, prepare_for_inference
+from internimage import create_model, prepare_for_inference
 from internimage.ops.backend import get_backend
 from internimage.ops.build import native_available
 from internimage.tasks.devices import add_device_argument, choose_device
+from internimage.tasks.layer_times import profile, table
+from internimage.tasks.run_way import TRAINABLE, WAYS, Job, Measurement, time_passes
 
 EXAMPLES = """examples:
   internimage bench                                    InternImage-T, one image of 224 x 224
@@ -41,51 +35,6 @@ EXAMPLES = """examples:
   internimage bench --prepared --profile               a table of its layers, the slowest first
   internimage bench --size 800 1216 --profile
 """
-
-WAYS = ("eager", "compiled", "packaged", "prepared", "prepared+compiled", "prepared+packaged")
-TRAINABLE = ("eager", "compiled")
-
-_SHOWN = 0.005  # of the whole time; rows below are summed up in one
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one process measures: forward passes, or training steps, of a model run one way."""
-
-    model: str
-    way: str
-    train: bool
-    shape: Sequence[int]  # of the images, [N, 3, H, W]
-    device: str
-    threads: int
-    repeats: int
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What one way takes.
-
-    Attributes:
-        setup_s: from the model to the end of its first pass: preparing, compiling, packaging, loading. Less where the
-            compiler has its work of an earlier run in its cache.
-        times_s: of the passes after it.
-        peak_growth_mib: how far memory grows in a pass over what is held between passes: resident memory on a CPU,
-            tensors on CUDA; None where the system doesn't tell.
-    """
-
-    setup_s: float
-    times_s: list[float]
-    peak_growth_mib: float | None
-
-
-@dataclass
-class Row:
-    """What the modules of one name take in a forward pass, without those inside them."""
-
-    name: str
-    calls: int
-    seconds: float
-    flops: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -216,7 +165,7 @@ def _why_not(job: Job) -> str | None:
 def _measure_in_process(job: Job, *, debug: bool) -> Measurement | str:
     """Have a new process do a job, and say how long it has been at it; the text is why it gave no result."""
     # -P: in a checkout, its folder internimage/ would stand before the installed package.
-    command = [sys.executable, "-P", "-m", "internimage.tasks.bench", json.dumps(asdict(job))]
+    command = [sys.executable, "-P", "-m", "internimage.tasks.run_way", json.dumps(asdict(job))]
     with (
         tqdm(
             desc=f"{job.way}: setting up and measuring", bar_format="{desc}, {elapsed}", leave=False, disable=None
@@ -267,196 +216,3 @@ def _as_text(figures: dict[str, Any]) -> str:
 def _write_json(path: Path | None, report: dict[str, Any]) -> None:
     if path is not None:
         path.write_text(json.dumps(report, indent=2) + "\n")
-
-
-def main() -> None:
-    """Do the job that the command line holds, and print a `Measurement` or {"error": text} as JSON."""
-    job = Job(**json.loads(sys.argv[1]))
-    result: dict[str, Any]
-    try:
-        result = asdict(measure(job))
-    except Exception as error:  # a compiler can raise anything, and it is news of this way alone
-        traceback.print_exc()
-        result = {"error": next(iter(str(error).splitlines()), "") or type(error).__name__}
-    print(json.dumps(result))
-
-
-def measure(job: Job) -> Measurement:
-    """Make the model, set its way up, and time it in this process."""
-    torch.set_num_threads(job.threads)
-    device = torch.device(job.device)
-    model = create_model(job.model).eval().to(device)
-    images = torch.randn(*job.shape, device=device)
-    with TemporaryDirectory() as folder:
-        start = _now(device)
-        run_once = _training_step(model, job.way, images) if job.train else _forward(model, job.way, images, folder)
-        run_once()
-        setup_s = _now(device) - start
-        times_s = time_passes(run_once, device, job.repeats)
-        return Measurement(setup_s, times_s, peak_growth_mib(run_once, device))
-
-
-def _forward(model: internimage.InternImage, way: str, images: Tensor, folder: str) -> Callable[[], object]:
-    if way.startswith("prepared"):
-        model = prepare_for_inference(model)
-    call: Callable[[Tensor], object] = model
-    if way.endswith("compiled"):
-        call = torch.compile(model, fullgraph=True)
-    elif way.endswith("packaged"):
-        program = deploy.export(model, images, batch=None)
-        call = deploy.load_package(deploy.package(program, Path(folder) / "model.pt2"))
-
-    @torch.no_grad()
-    def run_once() -> object:
-        return call(images)
-
-    return run_once
-
-
-def _training_step(model: nn.Module, way: str, images: Tensor) -> Callable[[], object]:
-    model.train()
-    call: Callable[[Tensor], Tensor] = torch.compile(model, fullgraph=True) if way == "compiled" else model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)  # the same work, and no weight runs away
-    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-
-    def run_once() -> None:
-        torch.autograd.backward(F.cross_entropy(call(images), labels))
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return run_once
-
-
-def time_passes(run_once: Callable[[], object], device: torch.device, repeats: int) -> list[float]:
-    """Seconds of passes after one to warm up."""
-    run_once()
-    times = []
-    for _ in range(repeats):
-        start = _now(device)
-        run_once()
-        times.append(_now(device) - start)
-    return times
-
-
-def peak_growth_mib(run_once: Callable[[], object], device: torch.device) -> float | None:
-    """See `Measurement`."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        run_once()
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    if device.type != "cpu" or sys.platform != "linux":
-        return None
-    ctypes.CDLL(None).malloc_trim(0)  # what earlier passes have freed goes back to the system, so it counts again
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak starts anew
-    except OSError:  # a container can forbid it
-        return None
-    before_mib = _resident_mib("VmRSS")
-    run_once()
-    return _resident_mib("VmHWM") - before_mib
-
-
-def _resident_mib(field: str) -> float:
-    """VmRSS (now) or VmHWM (the peak) of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
-
-
-def profile(model: nn.Module, images: Tensor, repeats: int) -> list[Row]:
-    """Rows for the modules of a model, those of a stage's blocks together, the slowest first.
-
-    A module's time is its own: what the modules that it calls take counts for them.
-    """
-    flops = _flops(model, images)
-    passes = []
-    for _ in range(repeats):
-        spent: dict[str, float] = {}
-        calls: dict[str, int] = {}
-        with _timed(model, images.device, spent, calls):
-            model(images)
-        passes.append(spent)
-    rows = [
-        Row(name or "(the model itself)", calls[name], statistics.median(p[name] for p in passes), flops.get(name, 0))
-        for name in calls
-    ]
-    return sorted(rows, key=lambda row: -row.seconds)
-
-
-def table(rows: list[Row]) -> list[str]:
-    """The rows as lines of text."""
-    whole = sum(row.seconds for row in rows)
-    shown = [row for row in rows if row.seconds >= _SHOWN * whole]
-    rest = [row for row in rows if row.seconds < _SHOWN * whole]
-    if rest:
-        seconds, flops = sum(row.seconds for row in rest), sum(row.flops for row in rest)
-        shown.append(Row(f"{len(rest)} smaller ones", sum(row.calls for row in rest), seconds, flops))
-    shown.append(Row("together", sum(row.calls for row in rows), whole, sum(row.flops for row in rows)))
-    width = max(len(row.name) for row in shown)
-    lines = [f"{'layer':<{width}}  calls        ms  share    GFLOP  GFLOP/s"]
-    for row in shown:
-        speed = f"{row.flops / 1e9:9.3f}{row.flops / 1e9 / row.seconds:9.0f}" if row.flops else ""
-        share = 100 * row.seconds / whole
-        lines.append(f"{row.name:<{width}}{row.calls:7d}{1e3 * row.seconds:10.2f}{share:6.1f}%{speed}".rstrip())
-    return lines
-
-
-def _flops(model: nn.Module, images: Tensor) -> dict[str, int]:
-    """Operations of each kind of module, without those of the modules that it calls."""
-    with FlopCounterMode(display=False) as counter:
-        model(images)
-    root = type(model).__name__
-    counts = {name: sum(count.values()) for name, count in counter.get_flop_counts().items() if name != "Global"}
-    found: dict[str, int] = {}
-    for counted, count in counts.items():
-        caller = counted.rpartition(".")[0]
-        while caller and caller not in counts:  # a list of modules is not called itself
-            caller = caller.rpartition(".")[0]
-        for name, change in ((counted, count), (caller, -count)):
-            kind = _kind(name.removeprefix(root).removeprefix("."))
-            found[kind] = found.get(kind, 0) + change * bool(name)
-    return found
-
-
-def _kind(name: str) -> str:
-    return re.sub(r"\bblocks\.\d+", "blocks.*", name)
-
-
-@contextmanager
-def _timed(model: nn.Module, device: torch.device, spent: dict[str, float], calls: dict[str, int]) -> Iterator[None]:
-    """Add up the seconds and calls of each kind of module while the block runs."""
-    inside: list[float] = []  # seconds of the modules called so far by each module that is running
-    starts: list[float] = []
-
-    def enter(*_: object) -> None:
-        inside.append(0.0)
-        starts.append(_now(device))
-
-    def leave(kind: str) -> Callable[..., None]:
-        def hook(*_: object) -> None:
-            took = _now(device) - starts.pop()
-            spent[kind] = spent.get(kind, 0.0) + took - inside.pop()
-            calls[kind] = calls.get(kind, 0) + 1
-            if inside:
-                inside[-1] += took
-
-        return hook
-
-    handles = []
-    for name, module in model.named_modules():
-        handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave(_kind(name)))]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _now(device: torch.device) -> float:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    return time.perf_counter()
-
-
-if __name__ == "__main__":
-    main()

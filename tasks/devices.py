@@ -1,7 +1,8 @@
-"""Devices: the `--device` option of the commands, and how much memory was used."""
+"""Devices: the `--device` option of the commands, their clock, and how much memory was used."""
 
 import argparse
 import sys
+import time
 
 import torch
 
@@ -40,3 +41,10 @@ def peak_memory_mib(device: torch.device) -> float:
         return 0.0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def clock_s(device: torch.device) -> float:
+    """The time in seconds, when all that was asked of the device is done."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from internimage import InternImage, create_model
 from internimage.released import get
-from internimage.tasks import bench, cli
+from internimage.tasks import bench, cli, layer_times, run_way
 
 SMALL = ["--model", "internimage_atto", "--size", "64", "96", "--threads", "1", "--repeats", "2"]
 
@@ -52,7 +52,7 @@ def same_threads():
 
 def test_a_layers_time_and_flops_are_its_own() -> None:
     with torch.no_grad():
-        rows = bench.profile(Sleeper(), torch.ones(3, 4), repeats=3)
+        rows = layer_times.profile(Sleeper(), torch.ones(3, 4), repeats=3)
     own, *others = rows
     assert (own.name, own.calls, own.flops) == ("(the model itself)", 1, 0)
     assert 0.1 <= own.seconds < 0.13
@@ -120,7 +120,7 @@ def test_a_training_step_holds_the_gradients_and_a_package_takes_none(tmp_path: 
 def test_training_steps_do_their_work_and_leave_the_weights_where_they_were() -> None:
     model = small_model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    step = bench._training_step(model, "eager", torch.randn(2, 3, 64, 64))
+    step = run_way._training_step(model, "eager", torch.randn(2, 3, 64, 64))
     step()
     step()
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -129,7 +129,7 @@ def test_training_steps_do_their_work_and_leave_the_weights_where_they_were() ->
 
 def test_what_goes_wrong_in_a_process_comes_back_as_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     # One place is left for a batch norm of one image, which has no variance.
-    job = bench.Job("internimage_atto", "eager", True, (1, 3, 32, 32), "cpu", threads=1, repeats=1)
+    job = run_way.Job("internimage_atto", "eager", True, (1, 3, 32, 32), "cpu", threads=1, repeats=1)
     found = bench._measure_in_process(job, debug=True)
     assert isinstance(found, str)
     assert re.fullmatch(r"Expected more than 1 value per channel when training.*", found)
@@ -149,7 +149,7 @@ def test_a_process_that_dies_is_a_line_of_the_table(
     [
         ([], "cpu", ["eager"]),
         (["--prepared"], "cpu", ["prepared"]),
-        (["--ways", "all"], "cpu", list(bench.WAYS)),
+        (["--ways", "all"], "cpu", list(run_way.WAYS)),
         (["--ways", "packaged", "all"], "cuda", ["packaged", "eager", "compiled"]),
         (["--ways", "all", "--train"], "cpu", ["eager", "compiled"]),
         (["--ways", "new", "eager", "new"], "cpu", ["new", "eager"]),
@@ -168,7 +168,7 @@ def test_a_way_computes_what_the_model_does(way: str, model: nn.Module, tmp_path
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         expected = model(images)
-    torch.testing.assert_close(bench._forward(model, way, images, str(tmp_path))(), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(run_way._forward(model, way, images, str(tmp_path))(), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("letter", "gmac"), [("t", 5), ("b", 16)])
@@ -190,8 +190,8 @@ def test_peak_growth_is_what_a_pass_allocates_and_no_more() -> None:
     held = torch.ones(100 * 2**18)  # freed by another pass, or held throughout: neither is growth
     torch.ones(200 * 2**18)
     for mib in (64, 32):
-        assert bench.peak_growth_mib(lambda size=mib: torch.ones(size * 2**18), device) == pytest.approx(mib, abs=3)
-    assert bench.peak_growth_mib(lambda: None, device) == pytest.approx(0, abs=3)
+        assert run_way.peak_growth_mib(lambda size=mib: torch.ones(size * 2**18), device) == pytest.approx(mib, abs=3)
+    assert run_way.peak_growth_mib(lambda: None, device) == pytest.approx(0, abs=3)
     assert held.sum() == held.numel()
 
 
