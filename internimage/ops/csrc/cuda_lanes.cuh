@@ -21,6 +21,7 @@ namespace internimage {
 
 constexpr int kThreads = 256;  // a block
 constexpr int kWarp = 32;
+constexpr int kWarps = kThreads / kWarp;  // a block
 constexpr unsigned kAllLanes = 0xffffffff;
 
 // The type in which T is computed, and the conversions by name: torch compiles with the operators of the halves off.

@@ -274,7 +274,6 @@ __global__ void __launch_bounds__(kThreads, 2)
 dcnv3_backward_input_in_order(const Layout<Real<T>> g, const T* __restrict__ grad_output,
                               const T* __restrict__ offset, const T* __restrict__ mask,
                               Real<T>* __restrict__ grad_input) {
-  constexpr int kWarps = kThreads / kWarp;
   const int lane = int(threadIdx.x) % kWarp;
   const int points = int(g.out_w.value) * int(g.taps.value);  // of one group in a row of the output
   for (int block = int(blockIdx.x) * kWarps; block < g.work; block += int(gridDim.x) * kWarps) {

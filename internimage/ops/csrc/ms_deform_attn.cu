@@ -81,7 +81,8 @@ cudaError_t launch_ms_deform_attn_backward(const Attention& a, const void* grad_
     });
   });
   if (error != cudaSuccess || !deterministic || elements == 0) return error;
-  const int64_t bands = std::clamp<int64_t>(kMostBands / (a.n * a.heads), 1, a.pixels);
+  const int64_t most = kMostBands / kWarps / (a.n * a.heads);
+  const int64_t bands = std::clamp<int64_t>(most, 1, (a.pixels + kWarps - 1) / kWarps) * kWarps;
   return for_each_images(a.n, a.queries, a.heads * bands * kWarp, [&](const Part& part) {
     const int64_t work = part.images * a.heads * bands;
     return launch(ms_deform_attn_backward_value_in_order<T>, work * kWarp, stream,

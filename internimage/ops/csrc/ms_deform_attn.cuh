@@ -27,7 +27,7 @@ struct AttentionLayout {
   int64_t first_image, first_query;  // of the part; queries are numbered over all images
   Divisor queries, heads, points;    // queries of an image in the part
   Divisor team;                      // items that share one query and head: threads with channels of their own
-  Divisor bands;    // ms_deform_attn_backward_value_in_order: parts of an image that have owners of their own
+  Divisor bands;    // ms_deform_attn_backward_value_in_order: parts of an image with owners of their own, whole blocks
   int band_pixels;  // and how many pixels of the image each has
   int pixels, head_channels, channels, levels, samples;
   Level level[kMostLevels] = {};
@@ -199,27 +199,26 @@ ms_deform_attn_backward(const AttentionLayout g, const T* __restrict__ grad_outp
   }
 }
 
-// The gradient of the value with no atomic additions: a warp owns a band of pixels of one head and image. Its lanes look
-// at all points of the levels that the band touches in order, 32 at a time; the whole warp then adds what those in the
-// band give.
+// The gradient of the value with no atomic additions: a warp owns a band of pixels of one head and image, a block
+// neighbouring bands. The lanes of a warp look at all points of the levels that the block touches in order, 32 at a
+// time; the whole warp then adds what those in its band give.
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 2)
 ms_deform_attn_backward_value_in_order(const AttentionLayout g, const T* __restrict__ grad_output,
                                        const Real<T>* __restrict__ locations, const T* __restrict__ weights,
                                        Real<T>* __restrict__ grad_value) {
-  constexpr int kWarps = kThreads / kWarp;
   const int lane = int(threadIdx.x) % kWarp;
   const int count = int(g.queries.value) * int(g.points.value);  // points of a head in a level
   for (int block = int(blockIdx.x) * kWarps; block < g.work; block += int(gridDim.x) * kWarps) {
-    const int item = block + int(threadIdx.x) / kWarp;
-    if (item >= g.work) continue;  // the whole warp
-    const Divisor::Parts in_bands = g.bands(item), in_heads = g.heads(in_bands.quotient);
-    const int head = in_heads.remainder, begin = in_bands.remainder * g.band_pixels, end = begin + g.band_pixels;
+    const Divisor::Parts in_bands = g.bands(block), in_heads = g.heads(in_bands.quotient);
+    const int head = in_heads.remainder, block_begin = in_bands.remainder * g.band_pixels;
+    const int begin = block_begin + int(threadIdx.x) / kWarp * g.band_pixels, end = begin + g.band_pixels;
     const int64_t first_query = g.first_query + int64_t(in_heads.quotient) * g.queries.value;
     Real<T>* const image = grad_value + g.image(g.first_image + in_heads.quotient, head);
     for (int i = 0; i < g.levels; ++i) {
       const Level level = g.level[i];
-      if (level.first >= end || level.first + level.height * level.width <= begin) continue;
+      const int level_end = level.first + level.height * level.width;
+      if (level_end <= block_begin || level.first >= block_begin + kWarps * g.band_pixels) continue;
       Real<T>* const map = image + int64_t(level.first) * g.channels;
       for (int start = 0; start < count; start += kWarp) {
         const bool is_point = start + lane < count;
