@@ -1,18 +1,14 @@
-"""The DCNv3 operator: argument checks, and what autograd, the compiler and the FLOP counter must know of it."""
+"""The DCNv3 operator: argument checks, and what the FLOP counter must know of it."""
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from internimage.ops import reference
-from internimage.ops.backend import get_backend
-from internimage.ops.build import native_available
 from internimage.ops.geometry import Geometry, IntPair
-from internimage.ops.schema import SCHEMA_VERSION, SCHEMAS, check_version
-
-_FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+from internimage.ops.kernel_operator import FLOATING, FLOPS_PER_SAMPLE, Gradients, KernelOperator, Tensors
 
 
 def dcnv3(
@@ -67,15 +63,7 @@ def dcnv3(
         input, offset, mask = input.to(widest), offset.to(widest), mask.to(widest)
     _check_dtypes(input, offset, mask)
 
-    if not native_available(input.device.type, get_backend()):
-        return reference.dcnv3(input, offset, mask, geometry)
-    if torch.compiler.is_compiling():
-        return cast(Tensor, torch.ops.internimage.dcnv3(input, offset, mask, *geometry, SCHEMA_VERSION))
-    if torch._C._are_functorch_transforms_active():
-        return reference.dcnv3(input, offset, mask, geometry)
-    if torch.is_grad_enabled() and (input.requires_grad or offset.requires_grad or mask.requires_grad):
-        return cast(Tensor, _DCNv3.apply(input, offset, mask, geometry))  # type: ignore[no-untyped-call]
-    return _forward(input, offset, mask, geometry)
+    return _operator((input, offset, mask), geometry)
 
 
 def _pair(value: IntPair, name: str, least: int) -> tuple[int, int]:
@@ -92,7 +80,7 @@ def _check(input: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry) -> N
                 f"dcnv3: {name} must have 4 dimensions, channels last, got shape {tuple(tensor.shape)}; "
                 "an image batch [N, C, H, W] becomes [N, H, W, C] by .permute(0, 2, 3, 1)"
             )
-        if tensor.dtype not in _FLOATING:
+        if tensor.dtype not in FLOATING:
             raise ValueError(
                 f"dcnv3: {name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}; "
                 "convert it with .float()"
@@ -144,98 +132,26 @@ def _check_dtypes(input: Tensor, offset: Tensor, mask: Tensor) -> None:
         )
 
 
-def _forward(input: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry) -> Tensor:
-    with torch._C._AutoDispatchBelowAutograd():
-        operator = torch.ops.internimage.dcnv3.default
-        return cast(Tensor, operator(input, offset, mask, *geometry, SCHEMA_VERSION))
+class _DCNv3(KernelOperator[Geometry]):
+    def define(self, tensors: Tensors, options: Geometry) -> Tensor:
+        return reference.dcnv3(*tensors, options)
+
+    def define_gradients(self, grad_output: Tensor, tensors: Tensors, options: Geometry) -> Gradients:
+        return reference.dcnv3_backward(grad_output, *tensors, options)
+
+    def output_shape(self, tensors: Tensors, options: Geometry) -> tuple[int, ...]:
+        input, offset, _ = tensors
+        return (*offset.shape[:3], input.shape[3])
 
 
-def _backward(grad_output: Tensor, tensors: tuple[Tensor, ...], geometry: Geometry) -> tuple[Tensor, ...]:
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    operator = torch.ops.internimage.dcnv3_backward.default
-    return cast(tuple[Tensor, ...], operator(grad_output, *tensors, *geometry, deterministic, SCHEMA_VERSION))
-
-
-# A call through the registered autograd formula costs 90 microseconds more than through this class. Compiled code goes
-# by the registered one: an autograd.Function in a compiled region would bypass the compiler's cache.
-class _DCNv3(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry) -> Tensor:
-        ctx.save_for_backward(input, offset, mask)
-        ctx.geometry = geometry
-        return _forward(input, offset, mask, geometry)
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True: derivatives of this backward are wanted
-            input, offset, mask = tensors
-            output = reference.dcnv3(input, offset, mask, ctx.geometry)
-            wanted = [tensor for tensor in tensors if tensor.requires_grad]
-            found = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=True))
-            return *(next(found) if tensor.requires_grad else None for tensor in tensors), None
-        with torch._C._AutoDispatchBelowAutograd():
-            return *_backward(grad_output, tensors, ctx.geometry), None
-
-
-library = torch.library.Library("internimage", "FRAGMENT")  # type: ignore[no-untyped-call]
-for _schema in SCHEMAS.values():
-    library.define(_schema)  # type: ignore[no-untyped-call]
-
-
-@torch.library.impl(library, "dcnv3", "CompositeExplicitAutograd")
-def _dcnv3(input: Tensor, offset: Tensor, mask: Tensor, *arguments: Any) -> Tensor:
-    return reference.dcnv3(input, offset, mask, _geometry(*arguments)).contiguous()
-
-
-@torch.library.impl(library, "dcnv3_backward", "CompositeExplicitAutograd")
-def _dcnv3_backward(
-    grad_output: Tensor, input: Tensor, offset: Tensor, mask: Tensor, *arguments: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    *geometry, _deterministic, version = arguments
-    return reference.dcnv3_backward(grad_output, input, offset, mask, _geometry(*geometry, version))
-
-
-def _geometry(*arguments: Any) -> Geometry:
-    *geometry, version = arguments
-    check_version(version)
-    return Geometry(*geometry)
-
-
-@torch.library.register_fake("internimage::dcnv3")  # type: ignore[untyped-decorator]
-def _dcnv3_fake(input: Tensor, offset: Tensor, mask: Tensor, *arguments: Any) -> Tensor:
-    return input.new_empty((*offset.shape[:3], input.shape[3]))
-
-
-@torch.library.register_fake("internimage::dcnv3_backward")  # type: ignore[untyped-decorator]
-def _dcnv3_backward_fake(
-    grad_output: Tensor, input: Tensor, offset: Tensor, mask: Tensor, *arguments: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    return input.new_empty(input.shape), offset.new_empty(offset.shape), mask.new_empty(mask.shape)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:3])
-    ctx.arguments = inputs[3:]
-
-
-def _registered_backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-    grads = _backward(grad_output, ctx.saved_tensors, _geometry(*ctx.arguments))
-    return *grads, *(None for _ in ctx.arguments)
-
-
-torch.library.register_autograd("internimage::dcnv3", _registered_backward, setup_context=_setup_context)
-
-
-# Per tap and channel: four corners and the mask, a multiplication and an addition each, as the paper counts.
-_FLOPS_PER_TAP = 10
+_operator = _DCNv3("dcnv3", Geometry)
 
 
 @register_flop_formula(torch.ops.internimage.dcnv3)
 def _dcnv3_flops(input: Any, offset: Any, mask: Any, *arguments: Any, out_shape: Any = None, **_: Any) -> int:
     n, rows, columns, group_taps = mask
     groups = arguments[4]
-    return int(n * rows * columns * (group_taps // groups) * input[3] * _FLOPS_PER_TAP)
+    return int(n * rows * columns * (group_taps // groups) * input[3] * FLOPS_PER_SAMPLE)
 
 
 @register_flop_formula(torch.ops.internimage.dcnv3_backward)

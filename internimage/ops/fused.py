@@ -14,8 +14,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from internimage.ops.backend import get_backend
 from internimage.ops.build import native_available
-from internimage.ops.dcnv3 import library
-from internimage.ops.schema import SCHEMA_VERSION, check_version
+from internimage.ops.schema import SCHEMA_VERSION, check_version, library
 
 _PANEL = 16  # kPanel of csrc/panels.h
 

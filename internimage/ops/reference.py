@@ -5,11 +5,12 @@ outer loop), offsets hold x before y, and `offset_scale` multiplies the regular 
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from internimage.ops import bilinear
+from internimage.ops.bilinear import Corner
 from internimage.ops.geometry import Geometry
 
 
@@ -19,11 +20,8 @@ def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry) -> Te
     Shapes as in `internimage.ops.dcnv3`. Differentiable as often as autograd allows. Halves compute in float32.
     """
     value, offset, mask = (tensor.to(_real(input)) for tensor in (input, offset, mask))
-    weight = _tap_weights(mask, geometry)
-    output = value.new_zeros(())
-    for corner in _corners(offset, geometry, value.shape):
-        share = (weight * corner.weight_y * corner.weight_x).unsqueeze(-1)
-        output = output + (share * corner.read(value, geometry)).sum(-2)
+    rows = _rows(value, geometry)
+    output = bilinear.weighted_sum(rows, _corners(offset, geometry, value.shape), _tap_weights(mask, geometry))
     return output.flatten(-2).to(input.dtype)
 
 
@@ -36,21 +34,15 @@ def dcnv3_backward(
     """
     value, offset, mask, grad = (tensor.to(_real(input)) for tensor in (input, offset, mask, grad_output))
     weight = _tap_weights(mask, geometry)
-    grad = grad.reshape(*weight.shape[:4], 1, grad.shape[-1] // geometry.groups)  # [N, Q, R, G, 1, D]
-    grad_rows = _rows(torch.zeros_like(value), geometry)
-    grad_weight, grad_y, grad_x = (torch.zeros_like(weight) for _ in range(3))
-    for corner in _corners(offset, geometry, value.shape):
-        share = torch.where(corner.present, weight * corner.weight_y * corner.weight_x, 0).unsqueeze(-1) * grad
-        grad_rows = grad_rows.index_add(0, corner.row.flatten(), share.flatten(0, -2))
-        dot = (grad * corner.read(value, geometry)).sum(-1)
-        grad_weight = grad_weight + dot * corner.weight_y * corner.weight_x
-        grad_y = grad_y + dot * corner.slope_y * corner.weight_x
-        grad_x = grad_x + dot * corner.slope_x * corner.weight_y
-    grad_offset = torch.stack((grad_x, grad_y), dim=-1) * (geometry.offset_scale * weight).unsqueeze(-1)
+    grad = grad.reshape(*weight.shape[:4], grad.shape[-1] // geometry.groups)  # [N, Q, R, G, D]
+    corners = _corners(offset, geometry, value.shape)
+    grads = bilinear.weighted_sum_gradients(grad, _rows(value, geometry), corners, weight)
+    grad_offset = torch.stack((grads.x, grads.y), dim=-1) * geometry.offset_scale
+    grad_weight = grads.weight
     if geometry.softmax:
         grad_weight = weight * (grad_weight - (weight * grad_weight).sum(-1, keepdim=True))
     return (
-        grad_rows.view(input.shape).to(input.dtype),
+        grads.rows.view(input.shape).to(input.dtype),
         grad_offset.flatten(-3).to(input.dtype),
         grad_weight.flatten(-2).to(input.dtype),
     )
@@ -82,43 +74,14 @@ def sampling_locations(offset: Tensor, geometry: Geometry) -> tuple[Tensor, Tens
     return y, x
 
 
-class _Corner(NamedTuple):
-    """One of the four pixels around every sampling point; each tensor is [N, Q, R, G, K]."""
-
-    row: Tensor  # which row of `_rows` the pixel is, 0 where absent
-    present: Tensor  # whether the pixel lies in the image and its sampling point in the open window around it
-    weight_y: Tensor
-    weight_x: Tensor
-    slope_y: int  # derivative of weight_y by the point's y
-    slope_x: int
-
-    def read(self, value: Tensor, geometry: Geometry) -> Tensor:
-        """[N, Q, R, G, K, D]: the pixel's channels, 0 where absent."""
-        pixels = _rows(value, geometry).index_select(0, self.row.flatten())
-        return torch.where(self.present.unsqueeze(-1), pixels.reshape(*self.row.shape, pixels.shape[-1]), 0)
-
-
-def _corners(offset: Tensor, geometry: Geometry, shape: torch.Size) -> Iterator[_Corner]:
+def _corners(offset: Tensor, geometry: Geometry, shape: torch.Size) -> Iterator[Corner]:
     n, height, width, _ = shape
-    y, x = sampling_locations(offset, geometry)
-    in_window = (y > -1) & (y < height) & (x > -1) & (x < width)  # false for NaN
-    y, x = torch.where(in_window, y, 0), torch.where(in_window, x, 0)
-    y0, x0 = y.detach().floor(), x.detach().floor()
     image = torch.arange(n, device=offset.device).view(-1, 1, 1, 1, 1)
     group = torch.arange(geometry.groups, device=offset.device).view(-1, 1)
-    for step_y in (0, 1):
-        for step_x in (0, 1):
-            row, column = y0.long() + step_y, x0.long() + step_x
-            present = in_window & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            index = ((image * height + row) * width + column) * geometry.groups + group
-            yield _Corner(
-                row=torch.where(present, index, 0),
-                present=present,
-                weight_y=y - y0 if step_y else 1 - (y - y0),
-                weight_x=x - x0 if step_x else 1 - (x - x0),
-                slope_y=2 * step_y - 1,
-                slope_x=2 * step_x - 1,
-            )
+    y, x = sampling_locations(offset, geometry)
+    return bilinear.corners(
+        y, x, height, width, lambda pixel: (image * (height * width) + pixel) * geometry.groups + group
+    )
 
 
 def _rows(value: Tensor, geometry: Geometry) -> Tensor:

@@ -1,8 +1,10 @@
 """The operators' schemas: the one place that says what `torch.ops.internimage` holds.
 
-They are defined from Python when `internimage.ops` is imported, so that exported programs load on machines without a
+They are defined from Python when this module is imported, so that exported programs load on machines without a
 compiler. A library built for processes without Python carries the same text (`build_library(standalone=True)`).
 """
+
+import torch
 
 # Raise it with every change of meaning: it is an argument of each call, so caches of compiled graphs miss, and a
 # package that was compiled for another version is refused by the kernels.
@@ -13,10 +15,17 @@ _DCNV3_ARGUMENTS = (
     "int groups, float offset_scale, bool remove_center, bool softmax"
 )
 
+_MS_DEFORM_ATTN_ARGUMENTS = "Tensor value, Tensor sampling_locations, Tensor attention_weights, SymInt[] spatial_shapes"
+
 SCHEMAS: dict[str, str] = {
     "dcnv3": f"dcnv3({_DCNV3_ARGUMENTS}, int version) -> Tensor",
     "dcnv3_backward": (
         f"dcnv3_backward(Tensor grad_output, {_DCNV3_ARGUMENTS}, bool deterministic, int version) "
+        "-> (Tensor, Tensor, Tensor)"
+    ),
+    "ms_deform_attn": f"ms_deform_attn({_MS_DEFORM_ATTN_ARGUMENTS}, int version) -> Tensor",
+    "ms_deform_attn_backward": (
+        f"ms_deform_attn_backward(Tensor grad_output, {_MS_DEFORM_ATTN_ARGUMENTS}, bool deterministic, int version) "
         "-> (Tensor, Tensor, Tensor)"
     ),
     "fused_convolution": (
@@ -32,6 +41,10 @@ SCHEMAS: dict[str, str] = {
         "int version) -> Tensor"
     ),
 }
+
+library = torch.library.Library("internimage", "FRAGMENT")  # type: ignore[no-untyped-call]
+for _schema in SCHEMAS.values():
+    library.define(_schema)  # type: ignore[no-untyped-call]
 
 
 def check_version(version: int) -> None:

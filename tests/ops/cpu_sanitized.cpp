@@ -43,12 +43,13 @@ void run(const char* name, std::mt19937& random) {
   }
   std::vector<T> output(pixels * g.channels()), grad_offset(2 * pixels * points), grad_mask(pixels * points);
   std::vector<T> grad_input(inputs);
-  std::vector<Real<T>> image(g.n * g.h * g.w * g.groups * padded_group_channels<Real<T>>(g)), grad_image(image.size());
-  pack(g, input.data(), image.data(), 0, g.n * g.h * g.w);
+  const int64_t groups = g.n * g.h * g.w * g.groups;
+  std::vector<Real<T>> image(groups * padded_channels<Real<T>>(g.group_channels)), grad_image(image.size());
+  pack(g.group_channels, input.data(), image.data(), 0, groups);
   dcnv3_forward(g, image.data(), offset.data(), mask.data(), output.data(), 0, pixels);
   dcnv3_backward(g, grad.data(), image.data(), offset.data(), mask.data(), grad_image.data(), grad_offset.data(),
                  grad_mask.data(), 0, g.n * g.groups);
-  unpack(g, grad_image.data(), grad_input.data(), 0, g.n * g.h * g.w);
+  unpack(g.group_channels, grad_image.data(), grad_input.data(), 0, groups);
   std::printf("%s %.17g %.17g %.17g %.17g\n", name, sum(output), sum(grad_input), sum(grad_offset), sum(grad_mask));
 }
 

@@ -1,12 +1,9 @@
 """The CUDA kernels without a GPU: a host compiler builds the very source, and `cuda_emulation.h` runs its threads."""
 
 import ctypes
-import importlib.util
 import json
 import os
-import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,62 +13,28 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cuda_cases import CASES
+from cuda_emulation import (
+    ACCUMULATORS,
+    DTYPES,
+    HERE,
+    SANITIZE,
+    SANITIZERS,
+    assert_all_close,
+    assert_close,
+    assert_equal,
+    build,
+    load,
+    pointers,
+    run_under_sanitizers,
+)
 from strategies import Case, make_case
 from torch import Tensor
 
-from internimage.ops import reference, toolchain
+from internimage.ops import reference
 from internimage.ops.geometry import Geometry
 
-HERE = Path(__file__).parent
 CSRC = Path(reference.__file__).parent / "csrc"
 GOLDEN = HERE.parent / "data" / "golden"
-SANITIZE = "INTERNIMAGE_TEST_SANITIZE"  # set for the run of this file under the sanitizers
-SANITIZERS = "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
-
-DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]  # as the launchers number them
-ACCUMULATORS = {dtype: torch.promote_types(dtype, torch.float32) for dtype in DTYPES}
-# Arithmetic is float32 for the halves: what they add is one rounding of the result, half a unit in the last place.
-TOLERANCES = {  # relative, absolute
-    torch.float32: (1e-5, 1e-5),
-    torch.float16: (2**-11 + 1e-5, 1e-5),
-    torch.bfloat16: (2**-8 + 1e-5, 1e-5),
-    torch.float64: (1e-12, 1e-12),
-}
-
-
-def cuda_includes() -> list[Path]:
-    """Folders that may hold CUDA's headers: toolkits, then the pip packages that PyTorch brings."""
-    found = [root / "include" for root in toolchain._cuda_roots()]
-    spec = importlib.util.find_spec("nvidia")
-    for folder in spec.submodule_search_locations or () if spec else ():
-        found += sorted(Path(folder).glob("cu*/include"))
-    return [folder for folder in found if all((folder / name).is_file() for name in ("cuda_fp16.h", "nv/target"))]
-
-
-def build(source: Path, result: Path, *flags: str) -> None:
-    """Builds a CUDA source for the emulation, by the host's compiler."""
-    compiler = shutil.which("g++")
-    includes = cuda_includes()
-    if compiler is None:
-        pytest.skip("needs g++ (apt-get install g++)")
-    if not includes:
-        pytest.skip("needs CUDA's headers: the CUDA toolkit, or pip install nvidia-cuda-runtime nvidia-cuda-cccl")
-    # Variables that nothing was assigned to hold a pattern, huge numbers, so that reading one shows in the results.
-    command = [compiler, "-std=c++17", "-O1", "-fPIC", "-ftrivial-auto-var-init=pattern", *flags]
-    command += ["-include", str(HERE / "cuda_emulation.h"), f"-isystem{includes[0]}", "-x", "c++", str(source)]
-    command += ["-o", str(result)]
-    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # the compiler runs bare
-    built = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-
-
-def load(source: Path, folder: Path, *flags: str) -> ctypes.CDLL:
-    """The source, built for the emulation and loaded."""
-    build(source, folder / "emulated.so", "-shared", *flags, *(SANITIZERS if os.environ.get(SANITIZE) else ()))
-    library = ctypes.CDLL(str(folder / "emulated.so"))
-    library.emulation_error.restype = ctypes.c_char_p
-    library.emulation_launches.restype = ctypes.c_int64
-    return library
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +55,6 @@ def kernels(library: ctypes.CDLL) -> ctypes.CDLL:
     library.emulation_seed(0)
     library.emulation_most_blocks(0)
     return library
-
-
-def pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
-    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
 
 
 def numbers(case: Case) -> list[object]:
@@ -143,27 +102,12 @@ def expected(case: Case, grad_output: Tensor) -> tuple[Tensor, tuple[Tensor, ...
     return output.detach(), torch.autograd.grad(output, (input, offset, mask), grad_output.double())
 
 
-def assert_close(actual: Tensor, exact: Tensor) -> None:
-    rtol, atol = TOLERANCES[actual.dtype]
-    torch.testing.assert_close(actual.double(), exact, rtol=rtol, atol=atol)
-
-
-def assert_gradients_close(actual: list[Tensor], wanted: tuple[Tensor, ...]) -> None:
-    for result, exact in zip(actual, wanted, strict=True):
-        assert_close(result, exact)
-
-
-def assert_equal(actual: list[Tensor], wanted: list[Tensor]) -> None:
-    for one, other in zip(actual, wanted, strict=True):
-        assert torch.equal(one, other)
-
-
 def assert_equal_to_the_definition(kernels: ctypes.CDLL, name: str, dtype: torch.dtype) -> None:
     case, grad_output = make(name, dtype)
     output, grads = expected(case, grad_output)
     assert_close(run_forward(kernels, case), output)
     for deterministic in (False, True):
-        assert_gradients_close(run_backward(kernels, case, grad_output, deterministic), grads)
+        assert_all_close(run_backward(kernels, case, grad_output, deterministic), grads)
 
 
 def make(name: str, dtype: torch.dtype = torch.float32, **changes: Any) -> tuple[Case, Tensor]:
@@ -249,7 +193,7 @@ def test_a_stride_beyond_32_bits_that_plays_no_part_does_no_harm(kernels: ctypes
     output, grads = expected(case, grad_output)
     assert_close(run_forward(kernels, wide), output)
     for deterministic in (False, True):
-        assert_gradients_close(run_backward(kernels, wide, grad_output, deterministic), grads)
+        assert_all_close(run_backward(kernels, wide, grad_output, deterministic), grads)
 
 
 @pytest.mark.parametrize("shift", [1, 2, 4])
@@ -261,7 +205,7 @@ def test_tensors_may_begin_at_any_element(kernels: ctypes.CDLL, shift: int) -> N
     output, grads = expected(case, grad_output)
     shifted = case.with_tensors(*map(moved, case.tensors))
     assert_close(run_forward(kernels, shifted), output)
-    assert_gradients_close(run_backward(kernels, shifted, moved(grad_output)), grads)
+    assert_all_close(run_backward(kernels, shifted, moved(grad_output)), grads)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e30, -1e30])
@@ -387,26 +331,6 @@ def test_a_planted_access_out_of_range_is_caught(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(bool(os.environ.get(SANITIZE)), reason="this is the run under the sanitizers")
 def test_kernels_run_clean_under_the_sanitizers() -> None:
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("needs g++ (apt-get install g++)")
-    # libstdc++ as well: the sanitizer looks for its functions at start, before Python has loaded it.
-    runtime = [
-        subprocess.run(
-            [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        for name in ("libasan.so", "libstdc++.so")
-    ]
-    if not all(Path(path).is_file() for path in runtime):
-        pytest.skip("needs the sanitizers' libraries of g++ (Fedora, RHEL: dnf install libasan)")
-    environment = {
-        **os.environ,
-        SANITIZE: "1",
-        "LD_PRELOAD": " ".join(runtime),
-        "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps memory to the end
-    }
     # A selection, as each takes seconds: the kernels of every width in one of the halves, and what is not aligned.
     chosen = "torch.float16 and (definition or wider) and (softmax or channels or 5x3) or begin_at"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, str(Path(__file__))]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
+    run_under_sanitizers(Path(__file__), chosen)

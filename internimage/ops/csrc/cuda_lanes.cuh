@@ -1,5 +1,5 @@
 // What kernels on CUDA share: numbers of every type as float32 or float64, neighbouring elements as one word, vector
-// atomics, sums over neighbouring threads, quick division. Includes nothing of torch.
+// atomics, sums over neighbouring threads, quick division, the parts of an output. Includes nothing of torch.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -21,6 +21,7 @@ namespace internimage {
 
 constexpr int kThreads = 256;  // a block
 constexpr int kWarp = 32;
+constexpr int kWarps = kThreads / kWarp;  // a block
 constexpr unsigned kAllLanes = 0xffffffff;
 
 // The type in which T is computed, and the conversions by name: torch compiles with the operators of the halves off.
@@ -113,11 +114,24 @@ struct Divisor {
   }
 };
 
+// What one launch covers: whole images of the output, or rows of a single one.
+struct Part {
+  int64_t first_image, images, first_row, rows;
+};
+
 // Sums each value over a team: a power of two of neighbouring lanes. All lanes of the warp must call it.
 template <typename... Values>
 __device__ __forceinline__ void sum_over_team(int team, Values&... values) {
 #pragma unroll 1
   for (int step = 1; step < team; step *= 2) ((values += __shfl_xor_sync(kAllLanes, values, step)), ...);
+}
+template <int kCount, typename Real>
+__device__ __forceinline__ void sum_over_team(int team, Real (&values)[kCount]) {
+#pragma unroll 1
+  for (int step = 1; step < team; step *= 2) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) values[i] += __shfl_xor_sync(kAllLanes, values[i], step);
+  }
 }
 
 }  // namespace internimage

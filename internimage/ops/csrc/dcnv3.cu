@@ -1,61 +1,14 @@
 // Launches the kernels of dcnv3.cuh. Includes nothing of torch, so that nvcc takes seconds.
 #include "dcnv3_launchers.h"
 
-#include <cuda_runtime.h>
-
 #include <algorithm>
 #include <initializer_list>
-#include <tuple>
-#include <type_traits>
-#include <utility>
 
+#include "cuda_launch.cuh"
 #include "dcnv3.cuh"
-
-#ifndef INTERNIMAGE_MOST_ITEMS
-#define INTERNIMAGE_MOST_ITEMS (1 << 30)  // a test lowers it
-#endif
 
 namespace internimage {
 namespace {
-
-constexpr int64_t kMostBlocks = 65535;  // each thread then takes several items
-constexpr int64_t kMostBands = 8192;    // as many warps as the largest devices run at once
-constexpr double kMostPlaces = 1 << 30; // 32 bits, with room for the last step of a kernel's loop
-
-// A kernel's arguments by value, as the runtime wants them: an array of their addresses.
-template <typename... Parameters, std::size_t... kIndex>
-cudaError_t launch_with(void (*kernel)(Parameters...), dim3 blocks, std::tuple<std::decay_t<Parameters>...> arguments,
-                        std::index_sequence<kIndex...>, cudaStream_t stream) {
-  void* addresses[] = {&std::get<kIndex>(arguments)...};
-  return cudaLaunchKernel(kernel, blocks, dim3(kThreads), addresses, 0, stream);
-}
-
-template <typename... Parameters, typename... Arguments>
-cudaError_t launch(void (*kernel)(Parameters...), int64_t threads, cudaStream_t stream, Arguments... arguments) {
-  const int64_t blocks = std::min((threads + kThreads - 1) / kThreads, kMostBlocks);
-  return launch_with(kernel, dim3(unsigned(blocks)), {arguments...}, std::index_sequence_for<Parameters...>{}, stream);
-}
-
-struct Operand {
-  const void* pointer;
-  int64_t elements, element_size;
-
-  bool missing() const { return elements > 0 && pointer == nullptr; }
-  bool aligned(int64_t lanes) const {
-    return reinterpret_cast<uintptr_t>(pointer) % std::min<int64_t>(lanes * element_size, 16) == 0;
-  }
-};
-
-// Calls body with the greatest number of lanes, at most 16 bytes, that divides a group and suits the alignment.
-template <typename T, int kLanes = 16 / sizeof(T), typename Body>
-cudaError_t with_lanes(const Geometry& g, std::initializer_list<Operand> operands, Body body) {
-  if constexpr (kLanes > 1) {
-    bool fits = g.group_channels % kLanes == 0;
-    for (const Operand& operand : operands) fits = fits && operand.aligned(kLanes);
-    if (!fits) return with_lanes<T, kLanes / 2>(g, operands, body);
-  }
-  return body(std::integral_constant<int, kLanes>{});
-}
 
 // Whether the offsets of a point, and their gradients, may move as one word.
 bool in_pairs(const Geometry& g, std::initializer_list<Operand> offsets) {
@@ -81,36 +34,21 @@ bool fits_32_bits(const Geometry& g) {
   return most <= kMostPlaces;
 }
 
-// Calls body for parts of the output of about INTERNIMAGE_MOST_ITEMS items, until one gives an error.
-template <typename Body>
-cudaError_t for_each_part(const Geometry& g, int64_t items_in_row, Body body) {
-  const int64_t most_rows = std::max<int64_t>(INTERNIMAGE_MOST_ITEMS / items_in_row, 1);
-  const int64_t images = std::max<int64_t>(most_rows / g.out_h, 1), rows = std::min(most_rows, g.out_h);
-  for (int64_t image = 0; image < g.n; image += images) {
-    for (int64_t row = 0; row < g.out_h; row += rows) {
-      const Part part{image, std::min(images, g.n - image), row, std::min(rows, g.out_h - row)};
-      const cudaError_t error = body(part);
-      if (error != cudaSuccess) return error;
-    }
-  }
-  return cudaSuccess;
-}
-
 template <typename T>
-cudaError_t forward(const Geometry& g, const void* input, const void* offset, const void* mask, void* output,
-                    cudaStream_t stream) {
+cudaError_t launch_dcnv3_forward(const Geometry& g, const void* input, const void* offset, const void* mask,
+                                 void* output, cudaStream_t stream) {
   if (g.output_pixels() * g.channels() == 0) return cudaSuccess;
   const Operand inputs{input, g.n * g.h * g.w, sizeof(T)}, outputs{output, 1, sizeof(T)};
   const Operand offsets{offset, g.taps(), sizeof(T)}, masks{mask, g.taps(), sizeof(T)};
   if (inputs.missing() || outputs.missing() || offsets.missing() || masks.missing() || !fits_32_bits(g))
     return cudaErrorInvalidValue;
-  return with_lanes<T>(g, {inputs, outputs}, [&](auto lanes) {
+  return with_lanes<T>(g.group_channels, {inputs, outputs}, [&](auto lanes) {
     constexpr int kLanes = decltype(lanes)::value;
     auto kernel = dcnv3_forward<T, kLanes, false>;
     if constexpr (kLanes * sizeof(T) == 16)
       if (g.kernel_h == 3 && g.kernel_w == 3) kernel = dcnv3_forward<T, kLanes, true>;
     const int64_t team = g.group_channels / kLanes, items_in_row = g.out_w * g.groups * team;
-    return for_each_part(g, items_in_row, [&](const Part& part) {
+    return for_each_part(g.n, g.out_h, items_in_row, [&](const Part& part) {
       const int64_t work = part.images * part.rows * items_in_row;
       return launch(kernel, work, stream, Layout<Real<T>>(g, part, work, team, in_pairs(g, {offsets})),
                     static_cast<const T*>(input), static_cast<const T*>(offset), static_cast<const T*>(mask),
@@ -120,9 +58,9 @@ cudaError_t forward(const Geometry& g, const void* input, const void* offset, co
 }
 
 template <typename T>
-cudaError_t backward(const Geometry& g, const void* grad_output, const void* input, const void* offset,
-                     const void* mask, void* grad_input, void* grad_offset, void* grad_mask, bool deterministic,
-                     cudaStream_t stream) {
+cudaError_t launch_dcnv3_backward(const Geometry& g, const void* grad_output, const void* input, const void* offset,
+                                  const void* mask, void* grad_input, void* grad_offset, void* grad_mask,
+                                  bool deterministic, cudaStream_t stream) {
   if (g.output_pixels() * g.groups * g.taps() == 0) return cudaSuccess;
   const int64_t pixels = g.n * g.h * g.w * g.channels();
   const Operand grad_outputs{grad_output, g.channels(), sizeof(T)}, inputs{input, pixels, sizeof(T)};
@@ -132,15 +70,13 @@ cudaError_t backward(const Geometry& g, const void* grad_output, const void* inp
   for (const Operand& operand : {grad_outputs, inputs, offsets, masks, grad_inputs, grad_offsets, grad_masks})
     if (operand.missing()) return cudaErrorInvalidValue;
   if (!fits_32_bits(g)) return cudaErrorInvalidValue;
-  const cudaError_t error = with_lanes<T>(g, {grad_outputs, inputs, grad_inputs}, [&](auto lanes) {
+  const cudaError_t error = with_lanes<T>(g.group_channels, {grad_outputs, inputs, grad_inputs}, [&](auto lanes) {
     constexpr int kLanes = decltype(lanes)::value;
     auto kernel = dcnv3_backward<T, kLanes, false>;
     if constexpr (kLanes * sizeof(T) == 16)
       if (g.kernel_h == 3 && g.kernel_w == 3) kernel = dcnv3_backward<T, kLanes, true>;
-    int64_t team = 1;
-    while (team < kWarp && team * kLanes < g.group_channels) team *= 2;
-    const int64_t items_in_row = g.out_w * g.groups * team;
-    return for_each_part(g, items_in_row, [&](const Part& part) {
+    const int64_t team = team_of(g.group_channels, kLanes), items_in_row = g.out_w * g.groups * team;
+    return for_each_part(g.n, g.out_h, items_in_row, [&](const Part& part) {
       const int64_t work = part.images * part.rows * items_in_row;
       return launch(kernel, work, stream, Layout<Real<T>>(g, part, work, team, in_pairs(g, {offsets, grad_offsets})),
                     static_cast<const T*>(grad_output), static_cast<const T*>(input), static_cast<const T*>(offset),
@@ -151,30 +87,13 @@ cudaError_t backward(const Geometry& g, const void* grad_output, const void* inp
   if (error != cudaSuccess || !deterministic || pixels == 0) return error;
   const int64_t bands = std::clamp<int64_t>(kMostBands / (g.n * g.groups), 1, g.h);
   // An image's bands need the whole of its output, so the parts are whole images.
-  const int64_t images = std::max<int64_t>(
-      INTERNIMAGE_MOST_ITEMS / std::max(g.groups * bands * kWarp, g.out_h * g.out_w), 1);
-  for (int64_t image = 0; image < g.n; image += images) {
-    const Part part{image, std::min(images, g.n - image), 0, g.out_h};
+  const int64_t items_in_image = std::max(g.groups * bands * kWarp, g.out_h * g.out_w);
+  return for_each_images(g.n, g.out_h, items_in_image, [&](const Part& part) {
     const int64_t work = part.images * g.groups * bands;
-    const cudaError_t problem =
-        launch(dcnv3_backward_input_in_order<T>, work * kWarp, stream,
-               Layout<Real<T>>(g, part, work, 1, in_pairs(g, {offsets}), bands), static_cast<const T*>(grad_output),
-               static_cast<const T*>(offset), static_cast<const T*>(mask), static_cast<Real<T>*>(grad_input));
-    if (problem != cudaSuccess) return problem;
-  }
-  return cudaSuccess;
-}
-
-// Calls body with a value of the type that the number stands for in the launchers' interface.
-template <typename Body>
-cudaError_t with_dtype(int dtype, Body body) {
-  switch (dtype) {
-    case 0: return body(float{});
-    case 1: return body(__half{});
-    case 2: return body(__nv_bfloat16{});
-    case 3: return body(double{});
-    default: return cudaErrorInvalidValue;
-  }
+    return launch(dcnv3_backward_input_in_order<T>, work * kWarp, stream,
+                  Layout<Real<T>>(g, part, work, 1, in_pairs(g, {offsets}), bands), static_cast<const T*>(grad_output),
+                  static_cast<const T*>(offset), static_cast<const T*>(mask), static_cast<Real<T>*>(grad_input));
+  });
 }
 
 }  // namespace
@@ -191,7 +110,7 @@ extern "C" int internimage_dcnv3_forward_cuda(
                                 remove_center != 0, softmax != 0};
   return internimage::with_dtype(dtype, [&](auto example) {
     using T = decltype(example);
-    return internimage::forward<T>(g, input, offset, mask, output, static_cast<cudaStream_t>(stream));
+    return internimage::launch_dcnv3_forward<T>(g, input, offset, mask, output, static_cast<cudaStream_t>(stream));
   });
 }
 
@@ -207,7 +126,7 @@ extern "C" int internimage_dcnv3_backward_cuda(
                                 remove_center != 0, softmax != 0};
   return internimage::with_dtype(dtype, [&](auto example) {
     using T = decltype(example);
-    return internimage::backward<T>(g, grad_output, input, offset, mask, grad_input, grad_offset, grad_mask,
-                                    deterministic != 0, static_cast<cudaStream_t>(stream));
+    return internimage::launch_dcnv3_backward<T>(g, grad_output, input, offset, mask, grad_input, grad_offset,
+                                                 grad_mask, deterministic != 0, static_cast<cudaStream_t>(stream));
   });
 }

@@ -8,14 +8,10 @@
 
 #include "bilinear.h"
 #include "cuda_lanes.cuh"
+#include "cuda_samples.cuh"
 #include "geometry.h"
 
 namespace internimage {
-
-// What one launch covers: whole images of the output, or rows of a single one.
-struct Part {
-  int64_t first_image, images, first_row, rows;
-};
 
 // A Geometry and a Part as the kernels read them.
 template <typename Real>
@@ -172,25 +168,6 @@ struct TapWeights {
   }
 };
 
-// One of the four neighbours of a sampling point.
-template <typename Real>
-struct Corner {
-  bool present;  // in the image, and its point in the window: the only memory that may be touched
-  int pixel;     // of its image
-  Real weight_y, weight_x;
-};
-
-template <typename Real>
-__device__ __forceinline__ Corner<Real> corner_of(const Layout<Real>& g, const BilinearCell<Real>& cell, int step) {
-  const int step_y = step / 2, step_x = step % 2;
-  Corner<Real> corner;
-  corner.present = (step_y ? cell.row1 : cell.row0) && (step_x ? cell.column1 : cell.column0);
-  corner.pixel = (int(cell.y0) + step_y) * g.w + int(cell.x0) + step_x;
-  corner.weight_y = step_y ? cell.ly : 1 - cell.ly;
-  corner.weight_x = step_x ? cell.lx : 1 - cell.lx;
-  return corner;
-}
-
 // A thread computes kLanes channels of one output pixel. 64 registers let four blocks run at once.
 template <typename T, int kLanes, bool k3x3>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 2 : 4)
@@ -209,15 +186,7 @@ dcnv3_forward(const Layout<Real<T>> g, const T* __restrict__ input, const T* __r
       const BilinearCell<Real<T>> cell = place.cell(g, tap);
       const Real<T> weight = weight_of(g, place.mask, tap, peak);
       sum_of_weights += weight;
-#pragma unroll
-      for (int step = 0; step < 4; ++step) {
-        const Corner<Real<T>> corner = corner_of(g, cell, step);
-        Real<T> pixel[kLanes] = {};  // stays 0 where absent: a NaN in the mask shows all the same
-        if (corner.present) load(image + g.position(corner.pixel), pixel);
-        const Real<T> share = weight * corner.weight_y * corner.weight_x;
-#pragma unroll
-        for (int lane = 0; lane < kLanes; ++lane) sum[lane] += share * pixel[lane];
-      }
+      add_sample(cell, weight, image, g.w, g.channels, sum);
     });
     const Real<T> scale = g.softmax ? reciprocal_of(sum_of_weights) : 1;
 #pragma unroll
@@ -225,66 +194,6 @@ dcnv3_forward(const Layout<Real<T>> g, const T* __restrict__ input, const T* __r
     store(sum, output + (g.position(place.pixel) + channel));
   }
 }
-
-// Derivatives of one tap: of its weight, and of its place before the factors offset_scale and weight.
-template <typename Real>
-struct TapGradient {
-  Real weight = 0, y = 0, x = 0;
-};
-
-// The channels of one pixel and group that a thread of its team sees to: kLanes at first, then every stride-th.
-template <typename T, int kLanes>
-struct Channels {
-  const T* grad_output;  // of the group's first channel, as the next two
-  const T* image;
-  Real<T>* grad_image;  // null where the input's gradient is not wanted here
-  int first, end, stride;
-  Real<T> grad[kLanes];  // the first of grad_output
-
-  // What these channels give to the gradient of one tap; with kScatter, adds to that of the input.
-  template <bool kScatter>
-  __device__ __forceinline__ TapGradient<Real<T>> gradient(const Layout<Real<T>>& g, const BilinearCell<Real<T>>& cell,
-                                                           Real<T> weight) {
-    Real<T> dot[4] = {};  // grad_output . pixel
-    for (int begin = 0; begin < end; begin += stride) {  // as often in all lanes: the compiler sees them meet again
-      const int channel = begin + first;
-      if (channel >= end) continue;
-      if (stride < end) load(grad_output + channel, grad);
-      Real<T> pixels[4][kLanes] = {};  // all four loads are under way at once
-#pragma unroll
-      for (int step = 0; step < 4; ++step) {
-        const Corner<Real<T>> corner = corner_of(g, cell, step);
-        if (corner.present) load(image + (g.position(corner.pixel) + channel), pixels[step]);
-      }
-#pragma unroll
-      for (int step = 0; step < 4; ++step) {
-#pragma unroll
-        for (int lane = 0; lane < kLanes; ++lane) dot[step] += grad[lane] * pixels[step][lane];
-      }
-      if constexpr (kScatter) {
-        if (grad_image == nullptr) continue;
-#pragma unroll
-        for (int step = 0; step < 4; ++step) {
-          const Corner<Real<T>> corner = corner_of(g, cell, step);
-          const Real<T> share = weight * corner.weight_y * corner.weight_x;
-          Real<T> shares[kLanes];
-#pragma unroll
-          for (int lane = 0; lane < kLanes; ++lane) shares[lane] = share * grad[lane];
-          if (corner.present) add_atomically(shares, grad_image + (g.position(corner.pixel) + channel));
-        }
-      }
-    }
-    TapGradient<Real<T>> gradient;
-#pragma unroll
-    for (int step = 0; step < 4; ++step) {
-      const Corner<Real<T>> corner = corner_of(g, cell, step);
-      gradient.weight += dot[step] * corner.weight_y * corner.weight_x;
-      gradient.y += (step / 2 ? dot[step] : -dot[step]) * corner.weight_x;
-      gradient.x += (step % 2 ? dot[step] : -dot[step]) * corner.weight_y;
-    }
-    return gradient;
-  }
-};
 
 // A team of threads, each with channels of its own, computes every gradient that one output pixel and group gives.
 // grad_input is null where dcnv3_backward_input_in_order computes it.
@@ -302,10 +211,10 @@ dcnv3_backward(const Layout<Real<T>> g, const T* __restrict__ grad_output, const
     const TapWeights<T, k3x3> weights(g, place.mask);
     const int group_channel = place.group * g.group_channels;
     const int64_t image = g.position(place.image * (int64_t(g.h) * g.w)) + group_channel;
-    Channels<T, kLanes> channels{grad_output + (g.position(place.pixel) + group_channel), input + image,
-                                 grad_input ? grad_input + image : nullptr,
-                                 item < g.work ? member * kLanes : g.group_channels, g.group_channels, team * kLanes, {}};
-    if (channels.first < channels.end) load(channels.grad_output + channels.first, channels.grad);
+    const T* const map = input + image;
+    Real<T>* const grad_map = grad_input ? grad_input + image : nullptr;
+    Channels<T, kLanes> channels(grad_output + (g.position(place.pixel) + group_channel), g.group_channels, team, member,
+                                 item < g.work);
     const bool writes = item < g.work && member == 0;
     T* const offsets_out = grad_offset + (place.offset - offset);
     T* const masks_out = grad_mask + (place.mask - mask);
@@ -315,14 +224,16 @@ dcnv3_backward(const Layout<Real<T>> g, const T* __restrict__ grad_output, const
     if (!k3x3 && g.softmax) {
       for_each_tap<k3x3, false>(g, [&](const Tap& tap) {
         const Real<T> weight = weights(g, tap);
-        mean += weight * channels.template gradient<false>(g, place.cell(g, tap), weight).weight;
+        const BilinearCell<Real<T>> cell = place.cell(g, tap);
+        mean += weight * channels.template gradient<false>(cell, weight, map, nullptr, g.w, g.channels).weight;
       });
       sum_over_team(team, mean);
     }
     for_each_tap<k3x3, false>(g, [&](const Tap& tap) {
       const Real<T> weight = weights(g, tap);
       const BilinearCell<Real<T>> cell = place.cell(g, tap);
-      TapGradient<Real<T>> gradient = channels.template gradient<true>(g, cell, weight);
+      SampleGradient<Real<T>> gradient =
+          channels.template gradient<true>(cell, weight, map, grad_map, g.w, g.channels);
       sum_over_team(team, gradient.weight, gradient.y, gradient.x);
       const Real<T> along = cell.in_window ? g.offset_scale * weight : 0;
       const Real<T> delta[2] = {along * gradient.x, along * gradient.y};
@@ -363,7 +274,6 @@ __global__ void __launch_bounds__(kThreads, 2)
 dcnv3_backward_input_in_order(const Layout<Real<T>> g, const T* __restrict__ grad_output,
                               const T* __restrict__ offset, const T* __restrict__ mask,
                               Real<T>* __restrict__ grad_input) {
-  constexpr int kWarps = kThreads / kWarp;
   const int lane = int(threadIdx.x) % kWarp;
   const int points = int(g.out_w.value) * int(g.taps.value);  // of one group in a row of the output
   for (int block = int(blockIdx.x) * kWarps; block < g.work; block += int(gridDim.x) * kWarps) {
@@ -386,38 +296,16 @@ dcnv3_backward_input_in_order(const Layout<Real<T>> g, const T* __restrict__ gra
         const BilinearCell<Real<T>> cell = place.cell(g, tap);
         const int y0 = int(cell.y0);
         const bool touches = point < points && cell.in_window && y0 + 1 >= first_row && y0 < end_row;
-        const Real<T> weight = touches ? TapWeights<T, false>(g, place.mask)(g, tap) : 0;
-        Corner<Real<T>> corners[4];
+        OrderedSample<T> sample;
+        sample.touches = touches;
+        sample.grad_output = g.position(g.pixel_of(row, in_taps.quotient)) + group_channel;
+        sample.weight = touches ? TapWeights<T, false>(g, place.mask)(g, tap) : 0;
 #pragma unroll
         for (int step = 0; step < 4; ++step) {
-          corners[step] = corner_of(g, cell, step);
-          corners[step].present &= y0 + step / 2 >= first_row && y0 + step / 2 < end_row;
+          sample.corners[step] = corner_of(cell, g.w, step);
+          sample.corners[step].present &= y0 + step / 2 >= first_row && y0 + step / 2 < end_row;
         }
-        for (unsigned hits = __ballot_sync(kAllLanes, touches); hits; hits &= hits - 1) {
-          const int from = __ffs(int(hits)) - 1;
-          const int column = __shfl_sync(kAllLanes, in_taps.quotient, from);
-          const T* const grad = grad_output + (g.position(g.pixel_of(row, column)) + group_channel);
-          bool present[4];
-          Real<T> share[4];
-          Real<T>* pixel[4];
-#pragma unroll
-          for (int step = 0; step < 4; ++step) {
-            const Corner<Real<T>>& corner = corners[step];
-            present[step] = __shfl_sync(kAllLanes, int(corner.present), from);
-            share[step] = __shfl_sync(kAllLanes, weight * corner.weight_y * corner.weight_x, from);
-            pixel[step] = image + g.position(__shfl_sync(kAllLanes, corner.pixel, from));
-          }
-          for (int channel = lane; channel < g.group_channels; channel += kWarp) {
-            const Real<T> value = to_real(__ldg(grad + channel));
-            Real<T> sum[4];
-#pragma unroll
-            for (int step = 0; step < 4; ++step)
-              if (present[step]) sum[step] = pixel[step][channel] + share[step] * value;
-#pragma unroll
-            for (int step = 0; step < 4; ++step)
-              if (present[step]) pixel[step][channel] = sum[step];
-          }
-        }
+        sample.add(grad_output, image, g.channels, g.group_channels);
       }
     }
   }
