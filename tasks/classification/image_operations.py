@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from internimage.models import IMAGENET_MEAN
 from internimage.tasks.images import Image
 
-INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC)
-
 # What moves into the picture from outside it.
 _FILL = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
 _LEVELS = np.arange(256)
@@ -85,28 +83,28 @@ def sharpness(image: Image, factor: float) -> Image:
     return _blend(smooth, image, factor)
 
 
-def rotate(image: Image, degrees: float, interpolation: int) -> Image:
+def rotate(image: Image, degrees: float, interpolation: int = cv2.INTER_CUBIC) -> Image:
     """Turn anticlockwise about the centre."""
     height, width = image.shape[:2]
     return _warp(image, cv2.getRotationMatrix2D((width / 2, height / 2), -degrees, 1).tolist(), interpolation)
 
 
-def shear_x(image: Image, factor: float, interpolation: int) -> Image:
+def shear_x(image: Image, factor: float, interpolation: int = cv2.INTER_CUBIC) -> Image:
     """Move each row to the left by `factor` times its distance from the top."""
     return _warp(image, [[1, factor, 0], [0, 1, 0]], interpolation)
 
 
-def shear_y(image: Image, factor: float, interpolation: int) -> Image:
+def shear_y(image: Image, factor: float, interpolation: int = cv2.INTER_CUBIC) -> Image:
     """Move each column up by `factor` times its distance from the left."""
     return _warp(image, [[1, 0, 0], [factor, 1, 0]], interpolation)
 
 
-def translate_x(image: Image, share: float, interpolation: int) -> Image:
+def translate_x(image: Image, share: float, interpolation: int = cv2.INTER_CUBIC) -> Image:
     """Move to the left by `share` of the width."""
     return _warp(image, [[1, 0, share * image.shape[1]], [0, 1, 0]], interpolation)
 
 
-def translate_y(image: Image, share: float, interpolation: int) -> Image:
+def translate_y(image: Image, share: float, interpolation: int = cv2.INTER_CUBIC) -> Image:
     """Move up by `share` of the height."""
     return _warp(image, [[1, 0, 0], [0, 1, share * image.shape[0]]], interpolation)
 

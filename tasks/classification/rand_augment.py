@@ -44,11 +44,10 @@ class Operation:
     apply: Callable[..., Image]
     argument: Callable[[float], float] | None = None  # share -> first argument
     signed: bool = False  # the share is negated half of the time
-    interpolated: bool = False  # a second argument says how
 
 
 def _geometric(apply: Callable[..., Image], most: float) -> Operation:
-    return Operation(apply, lambda share: most * share, signed=True, interpolated=True)
+    return Operation(apply, lambda share: most * share, signed=True)
 
 
 def _enhance(apply: Callable[..., Image]) -> Operation:
@@ -111,10 +110,7 @@ def _draw_step(name: str, policy: Policy, rng: np.random.Generator) -> Step:
     share = min(max(magnitude, 0), _MAX_MAGNITUDE) / _MAX_MAGNITUDE
     if operation.signed and rng.random() < 0.5:
         share = -share
-    strength = operation.argument(share)
-    if not operation.interpolated:
-        return Step(name, (strength,))
-    return Step(name, (strength, ops.INTERPOLATIONS[rng.integers(len(ops.INTERPOLATIONS))]))
+    return Step(name, (operation.argument(share),))
 
 
 class _Part(NamedTuple):

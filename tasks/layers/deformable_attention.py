@@ -6,38 +6,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from internimage.ops import multi_scale_deformable_attention
 from internimage.tasks.layers.attention import FeedForward
 
 Sizes = Sequence[tuple[int, int]]  # height and width of each level
-
-
-def multi_scale_deformable_attention(
-    value: Tensor, spatial_shapes: Sizes, sampling_locations: Tensor, attention_weights: Tensor
-) -> Tensor:
-    """Weighted sum of bilinear samples of several maps (Deformable DETR, Eq. 3); outside of a map there are zeros.
-
-    Args:
-        value: [N, S, heads, D], the levels' maps, flattened and one after the other.
-        spatial_shapes: height and width of each level; their products add up to S.
-        sampling_locations: [N, Q, heads, levels, points, 2], x before y, from 0 to 1 across a level's map.
-        attention_weights: [N, Q, heads, levels, points].
-
-    Returns:
-        [N, Q, heads * D], in the dtype of `value`.
-    """
-    grids = (2 * sampling_locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # levels, N * heads, Q, points, xy
-    maps = value.to(sampling_locations.dtype).permute(0, 2, 3, 1).flatten(0, 1)  # N * heads, D, S
-    levels = torch.split(maps, [height * width for height, width in spatial_shapes], dim=-1)
-    samples = [
-        F.grid_sample(torch.unflatten(level, -1, size), grid, padding_mode="zeros", align_corners=False)
-        for level, size, grid in zip(levels, spatial_shapes, grids, strict=True)
-    ]
-    weights = attention_weights.to(sampling_locations.dtype).transpose(1, 2).flatten(0, 1).unsqueeze(1)
-    summed = (torch.stack(samples, dim=-2) * weights).sum(dim=(-2, -1))  # N * heads, D, Q
-    return torch.unflatten(summed, 0, (value.shape[0], -1)).permute(0, 3, 1, 2).flatten(-2).to(value.dtype)
 
 
 class DeformableAttention(nn.Module):
