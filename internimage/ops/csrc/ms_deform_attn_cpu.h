@@ -1,5 +1,5 @@
 // Multi-scale deformable attention on the CPU: the points of a query as those of DCNv3, each with a map of its own size.
-// Knows nothing of tensors and threads. docs/operator.md explains how and why.
+// Knows nothing of tensors and threads. docs/ms_deform_attn.md explains how and why.
 #pragma once
 
 #include <algorithm>
