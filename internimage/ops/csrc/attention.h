@@ -14,6 +14,11 @@ struct Attention {
   int64_t channels() const { return heads * head_channels; }
   int64_t height(int64_t level) const { return shapes[2 * level]; }
   int64_t width(int64_t level) const { return shapes[2 * level + 1]; }
+  int64_t widest() const {
+    int64_t widest = 0;
+    for (int64_t level = 0; level < levels; ++level) widest = width(level) > widest ? width(level) : widest;
+    return widest;
+  }
 };
 
 }  // namespace internimage

@@ -1,7 +1,4 @@
-// The bilinear sampling rule of DCNv3, shared by the CPU and the CUDA kernels.
-//
-// `Real` is a float, a double, or (on the CPU) a vector of them: one vector lane then is one sampling point. Every
-// expression here has the same meaning for both: comparisons give masks, `mask ? a : b` selects per lane.
+// The bilinear sampling rule as the CUDA kernels follow it; points_cpu.h says the same of vectors of points.
 #pragma once
 
 #include <cmath>

@@ -28,6 +28,40 @@ bool is_image(int64_t channels) {
   return std::is_same_v<T, Real<T>> && channels == padded_channels<Real<T>>(channels);
 }
 
+// `vectors` vectors of channels of which `count` exist, the others zero, times `scale`. Where less than `room` lets whole
+// vectors be loaded, only what exists is.
+template <typename V, int vectors, typename T>
+INTERNIMAGE_INLINE void load_scaled(const T* from, int64_t count, int64_t room, Lane<V> scale, V (&to)[vectors]) {
+  constexpr int lanes = kLanes<V>;
+  if (count >= vectors * lanes) {
+    for (int v = 0; v < vectors; ++v) to[v] = load<V>(from + v * lanes) * scale;
+  } else if (room >= vectors * lanes) {
+    const V channels = V{} + Lane<V>(count);
+    for (int v = 0; v < vectors; ++v) {
+      const V exists = lane_numbers<V>() + Lane<V>(v * lanes);
+      to[v] = exists < channels ? load<V>(from + v * lanes) * scale : V{};
+    }
+  } else {
+    Lane<V> all[vectors * lanes] = {};
+    for (int64_t c = 0; c < count; ++c) all[c] = Lane<V>(from[c]);
+    for (int v = 0; v < vectors; ++v) to[v] = load<V>(all + v * lanes) * scale;
+  }
+}
+
+// Stores vectors of which `count` channels exist. Where `room` lets whole vectors be stored they are: what follows must
+// be written later.
+template <typename V, int vectors, typename T>
+INTERNIMAGE_INLINE void store_some(const V (&from)[vectors], T* to, int64_t count, int64_t room) {
+  constexpr int lanes = kLanes<V>;
+  if (room >= vectors * lanes) {
+    for (int v = 0; v < vectors; ++v) store(to + v * lanes, from[v]);
+  } else {
+    Lane<V> all[vectors * lanes];
+    for (int v = 0; v < vectors; ++v) store(all + v * lanes, from[v]);
+    std::copy_n(all, std::min<int64_t>(count, vectors * lanes), to);
+  }
+}
+
 // Copies the groups [begin, end), numbered over all pixels, of a tensor with `channels` a group into an image.
 template <typename T>
 void pack(int64_t channels, const T* from, Real<T>* to, int64_t begin, int64_t end) {
@@ -36,10 +70,11 @@ void pack(int64_t channels, const T* from, Real<T>* to, int64_t begin, int64_t e
   for (int64_t group = begin; group < end; ++group) {
     const T* const source = from + group * channels;
     Real<T>* const target = to + group * padded;
-    int64_t c = 0;
-    for (; c + kLanes<V> <= channels; c += kLanes<V>) store(target + c, load<V>(source + c));
-    for (; c < channels; ++c) target[c] = Real<T>(source[c]);
-    std::fill(target + c, target + padded, Real<T>(0));
+    for (int64_t c = 0; c < padded; c += kLanes<V>) {
+      V all[1];
+      load_scaled(source + c, channels - c, (end - group) * channels - c, Real<T>(1), all);
+      store(target + c, all[0]);
+    }
   }
 }
 
@@ -49,11 +84,10 @@ void unpack(int64_t channels, const Real<T>* from, T* to, int64_t begin, int64_t
   using V = Vector<Real<T>, 32 / sizeof(Real<T>)>;
   const int64_t padded = padded_channels<Real<T>>(channels);
   for (int64_t group = begin; group < end; ++group) {
-    const Real<T>* const source = from + group * padded;
-    T* const target = to + group * channels;
-    int64_t c = 0;
-    for (; c + kLanes<V> <= channels; c += kLanes<V>) store(target + c, load<V>(source + c));
-    for (; c < channels; ++c) target[c] = T(source[c]);
+    for (int64_t c = 0; c < padded; c += kLanes<V>) {
+      const V all[1] = {load<V>(from + group * padded + c)};
+      store_some(all, to + group * channels + c, channels - c, (end - group) * channels - c);
+    }
   }
 }
 
@@ -72,6 +106,10 @@ INTERNIMAGE_INLINE void for_runs(int64_t padded, const F& f) {
   }
 }
 
+// Up to where a run of channels from number c on may be stored without regard to what follows, of which `left` elements
+// are: the next group writes over it, but only if nobody has written there in an earlier run.
+inline int64_t room(int64_t c, int64_t count, int64_t left) { return c == 0 ? left : count - c; }
+
 // Calls f with the constants 0 to 3: the upper left, upper right, lower left and lower right neighbour.
 template <typename F>
 INTERNIMAGE_INLINE void for_neighbours(const F& f) {
@@ -79,76 +117,78 @@ INTERNIMAGE_INLINE void for_neighbours(const F& f) {
   f(std::integral_constant<int, 2>{}), f(std::integral_constant<int, 3>{});
 }
 
-// Sums `vectors` vectors of channels over the `number` taps of a group, and stores the first `count` channels. `fixed`:
-// that number, so that a compiler can unroll the loop, or 0.
+// Hides from a compiler where a pointer comes from: else it keeps the address of each element in memory of its own.
+template <typename T>
+INTERNIMAGE_INLINE void hide(T*& pointer) {
+  asm("" : "+r"(pointer));
+}
+
+// Sums `vectors` vectors of channels over the taps of a group, `number` in each of `maps` maps, and stores them. Where
+// less than `room` lets whole vectors be stored, the first `count` channels alone. `fixed`: number, so that a compiler
+// can unroll the loop, or 0.
 template <typename V, int vectors, int fixed, typename T>
-INTERNIMAGE_INLINE void gather(Taps<Lane<V>> taps, int64_t number, const Lane<V>* image, const Lane<V>* spare, T* output,
-                               int64_t count) {
+INTERNIMAGE_INLINE void gather(Taps<Lane<V>> taps, int64_t number, const Corners* corners, int64_t maps,
+                               const Lane<V>* image, T* output, int64_t count, int64_t room) {
   constexpr int lanes = kLanes<V>;
   constexpr int chains = vectors <= 2 ? 4 : 2;  // independent sums, for the latency of an addition
   if (fixed) number = fixed;
   V sum[chains][vectors] = {};
+  for (int64_t map = 0; map < maps; ++map, taps = taps.from(number)) {
+    hide(taps.place), hide(taps.weights);
+    uintptr_t from[4];
+    for (int i = 0; i < 4; ++i) from[i] = reinterpret_cast<uintptr_t>(image) + corners[map].at[i];
+    const auto at = [&](int i, int64_t place) __attribute__((always_inline)) {
+      return reinterpret_cast<const Lane<V>*>(from[i] + place);
+    };
 #pragma GCC unroll 9
-  for (int64_t t = 0; t < number; ++t) {
-    const Lane<V>* at[4];
-    taps.neighbours(t, image, spare, at);
-    const V weights = repeat_four<V>(taps.weights + 4 * t);
-    for_neighbours([&](auto i) __attribute__((always_inline)) {
-      const V weight = one_of_four<i>(weights);
-      for (int v = 0; v < vectors; ++v) sum[i % chains][v] += weight * load<V>(at[i] + v * lanes);
-    });
+    for (int64_t t = 0; t < number; ++t) {
+      const int64_t place = taps.place[t];
+      const V weights = repeat_four<V>(taps.weights + 4 * t);
+      for_neighbours([&](auto i) __attribute__((always_inline)) {
+        const V weight = one_of_four<i>(weights);
+        for (int v = 0; v < vectors; ++v) sum[i % chains][v] += weight * load<V>(at(i, place) + v * lanes);
+      });
+    }
   }
   for (int i = 1; i < chains; ++i) {
     for (int v = 0; v < vectors; ++v) sum[0][v] += sum[i][v];
   }
-  if (count >= vectors * lanes) {
-    for (int v = 0; v < vectors; ++v) store(output + v * lanes, sum[0][v] * taps.scale);
-  } else {
-    Lane<V> all[vectors * lanes];
-    for (int v = 0; v < vectors; ++v) store(all + v * lanes, sum[0][v] * taps.scale);
-    std::copy_n(all, count, output);
-  }
+  for (int v = 0; v < vectors; ++v) sum[0][v] *= taps.scale;
+  store_some(sum[0], output, count, room);
 }
 
 // Adds grad x weight to the gradient of each neighbour, and takes the dot product of grad with each neighbour; added to
-// what there is if `add_dots`.
-template <bool add_dots, typename V, int vectors>
-INTERNIMAGE_INLINE void scatter(Taps<Lane<V>> taps, int64_t number, const Lane<V>* image, const Lane<V>* spare,
-                                Lane<V>* grad_image, Lane<V>* grad_spare, int64_t spare_stride,
-                                const V (&grad)[vectors]) {
+// what there is if `add_dots`. `to_grad`: bytes from the image to its gradient. The others: as above.
+template <bool add_dots, int fixed, typename V, int vectors>
+INTERNIMAGE_INLINE void scatter(Taps<Lane<V>> taps, int64_t number, const Corners* corners, int64_t maps,
+                                const Lane<V>* image, int64_t to_grad, const V (&grad)[vectors]) {
   using R = Lane<V>;
   constexpr int lanes = kLanes<V>;
-  const intptr_t inside = reinterpret_cast<intptr_t>(grad_image) - reinterpret_cast<intptr_t>(image);
-  const intptr_t outside = reinterpret_cast<intptr_t>(grad_spare) - reinterpret_cast<intptr_t>(spare);
-  for (int64_t t = 0; t < number; ++t, spare += spare_stride) {
-    const R* at[4];
-    taps.neighbours(t, image, spare, at);
-    const intptr_t to_grad = taps.place[t] < 0 ? outside : inside;
-    const V weights = repeat_four<V>(taps.weights + 4 * t);
-    V dots[4];
-    for_neighbours([&](auto i) __attribute__((always_inline)) {
-      const V weight = one_of_four<i>(weights);
-      R* const grad_pixel = reinterpret_cast<R*>(reinterpret_cast<intptr_t>(at[i]) + to_grad);
-      dots[i] = grad[0] * load<V>(at[i]);
-      for (int v = 1; v < vectors; ++v) dots[i] += grad[v] * load<V>(at[i] + v * lanes);
-      for (int v = 0; v < vectors; ++v) {
-        store(grad_pixel + v * lanes, load<V>(grad_pixel + v * lanes) + grad[v] * weight);
-      }
-    });
-    put_sums<add_dots>(dots[0], dots[1], dots[2], dots[3], taps.dots + 4 * t);
-  }
-}
-
-// `vectors` vectors of channels of which `count` exist, the others zero, times `scale`.
-template <typename V, int vectors, typename T>
-INTERNIMAGE_INLINE void load_scaled(const T* from, int64_t count, Lane<V> scale, V (&to)[vectors]) {
-  constexpr int lanes = kLanes<V>;
-  if (count >= vectors * lanes) {
-    for (int v = 0; v < vectors; ++v) to[v] = load<V>(from + v * lanes) * scale;
-  } else {
-    Lane<V> all[vectors * lanes] = {};
-    for (int64_t c = 0; c < count; ++c) all[c] = Lane<V>(from[c]);
-    for (int v = 0; v < vectors; ++v) to[v] = load<V>(all + v * lanes) * scale;
+  if (fixed) number = fixed;
+  for (int64_t map = 0; map < maps; ++map, taps = taps.from(number)) {
+    hide(taps.place), hide(taps.weights), hide(taps.dots);
+    uintptr_t from[4];
+    for (int i = 0; i < 4; ++i) from[i] = reinterpret_cast<uintptr_t>(image) + corners[map].at[i];
+    const auto at = [&](int i, int64_t place) __attribute__((always_inline)) {
+      return reinterpret_cast<R*>(from[i] + place);
+    };
+#pragma GCC unroll 9
+    for (int64_t t = 0; t < number; ++t) {
+      const int64_t place = taps.place[t], grad_place = place + to_grad;
+      const V weights = repeat_four<V>(taps.weights + 4 * t);
+      V dots[4];
+      for_neighbours([&](auto i) __attribute__((always_inline)) {
+        const V weight = one_of_four<i>(weights);
+        const R* const pixel = at(i, place);
+        R* const grad_pixel = at(i, grad_place);
+        dots[i] = grad[0] * load<V>(pixel);
+        for (int v = 1; v < vectors; ++v) dots[i] += grad[v] * load<V>(pixel + v * lanes);
+        for (int v = 0; v < vectors; ++v) {
+          store(grad_pixel + v * lanes, load<V>(grad_pixel + v * lanes) + grad[v] * weight);
+        }
+      });
+      put_sums<add_dots>(dots[0], dots[1], dots[2], dots[3], taps.dots + 4 * t);
+    }
   }
 }
 

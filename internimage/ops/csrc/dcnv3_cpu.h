@@ -25,19 +25,22 @@ void dcnv3_forward(const Geometry& g, const Real<T>* image, const T* offset, con
                    int64_t end) {
   using R = Real<T>;
   const int64_t padded = padded_channels<R>(g.group_channels), channels = g.groups * padded, taps = g.taps();
-  const Array<R> spare(padded);
-  Sampler<T> sampler(g, g.groups);
+  const int64_t groups = g.groups, count = g.group_channels, last = end * g.channels();
+  const Array<R> spare((g.w + 1) * channels + padded);
+  const Corners corners(g.h, g.w, channels * int64_t(sizeof(R)));
+  Sampler<T> sampler(g, groups);
   int64_t x = begin % g.out_w, y = begin / g.out_w % g.out_h, n = begin / g.out_w / g.out_h;
   for (int64_t p = begin; p < end; ++p) {
     const R* const first = image + n * g.h * g.w * channels;
     prefetch<false>(g, first, channels, y, x);
-    sampler.template prepare<false>(offset + p * g.offset_stride, mask + p * g.mask_stride, y, x);
+    sampler.template prepare<false>(offset + p * g.offset_stride, mask + p * g.mask_stride, y, x,
+                                    bytes_between(first, spare.data()));
     for_runs<kVectorBytes, R>(padded, [&](auto vector, auto vectors, int64_t c) __attribute__((always_inline)) {
       const auto all_groups = [&](auto fixed) __attribute__((always_inline)) {
-        T* to = output + p * g.channels() + c;
-        for (int64_t group = 0; group < g.groups; ++group, to += g.group_channels) {
-          gather<decltype(vector), vectors, fixed>(sampler.taps_of(group), taps, first + c, spare.data(), to,
-                                                   g.group_channels - c);
+        for (int64_t group = 0; group < groups; ++group) {
+          const int64_t at = (p * groups + group) * count;
+          gather<decltype(vector), vectors, fixed>(sampler.taps_of(group), taps, &corners, 1, first + c, output + at + c,
+                                                   count - c, room(c, count, last - at));
         }
       };
       taps == 9 ? all_groups(std::integral_constant<int, 9>{}) : all_groups(std::integral_constant<int, 0>{});
@@ -56,9 +59,9 @@ void dcnv3_backward(const Geometry& g, const T* grad_output, const Real<T>* imag
                     Real<T>* grad_image, T* grad_offset, T* grad_mask, int64_t begin, int64_t end) {
   using R = Real<T>;
   const int64_t padded = padded_channels<R>(g.group_channels), taps = g.taps();
-  // One for each tap: that a store is loaded again at once would cost more than it takes.
-  const Array<R> spare(taps * padded);
-  Array<R> grad_spare(taps * padded);
+  const int64_t channels = g.groups * padded, count = g.group_channels, last = g.output_pixels() * g.channels();
+  const Corners corners(g.h, g.w, channels * int64_t(sizeof(R)));
+  const int64_t to_grad = bytes_between(image, static_cast<const R*>(grad_image));
   while (begin < end) {
     const int64_t n = begin / g.groups, first_group = begin % g.groups, first_tap = first_group * taps;
     const int64_t groups = std::min(g.groups - first_group, end - begin);
@@ -71,20 +74,21 @@ void dcnv3_backward(const Geometry& g, const T* grad_output, const Real<T>* imag
         prefetch<false>(g, image + start, groups * padded, y, x);
         prefetch<true>(g, grad_image + start, groups * padded, y, x);
         sampler.template prepare<true>(offset + p * g.offset_stride + 2 * first_tap,
-                                       mask + p * g.mask_stride + first_tap, y, x);
+                                       mask + p * g.mask_stride + first_tap, y, x, 0);
         // Wider vectors are slower here: what limits is how soon a store can be loaded again.
         for_runs<32, R>(padded, [&](auto vector, auto vectors, int64_t c) __attribute__((always_inline)) {
-          const auto all_groups = [&](auto add_dots) __attribute__((always_inline)) {
-            const T* from = grad_output + p * g.channels() + first_group * g.group_channels + c;
-            for (int64_t group = 0; group < groups; ++group, from += g.group_channels) {
+          const auto all_groups = [&](auto add_dots, auto fixed) __attribute__((always_inline)) {
+            for (int64_t group = 0; group < groups; ++group) {
+              const int64_t from = (p * g.groups + first_group + group) * count + c;
               const Taps<R> taps_of_group = sampler.taps_of(group);
               decltype(vector) grad[decltype(vectors)::value];
-              load_scaled(from, g.group_channels - c, taps_of_group.scale, grad);
-              scatter<add_dots>(taps_of_group, taps, image + start + c, spare.data(), grad_image + start + c,
-                                grad_spare.data(), padded, grad);
+              load_scaled(grad_output + from, count - c, last - from, taps_of_group.scale, grad);
+              scatter<add_dots, fixed>(taps_of_group, taps, &corners, 1, image + start + c, to_grad, grad);
             }
           };
-          c == 0 ? all_groups(std::false_type{}) : all_groups(std::true_type{});
+          constexpr std::integral_constant<int, 0> any;
+          if (c > 0) return all_groups(std::true_type{}, any);
+          taps == 9 ? all_groups(std::false_type{}, std::integral_constant<int, 9>{}) : all_groups(std::false_type{}, any);
         });
         const int64_t at = p * g.groups * taps + first_tap;
         sampler.gradients(grad_offset + 2 * at, grad_mask + at);

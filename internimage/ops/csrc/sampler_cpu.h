@@ -37,17 +37,18 @@ class Sampler {
   }
 
   // Reads the offsets and the mask (or logits) of the output pixel (y, x); `backward` keeps what `gradients` needs.
+  // `outside`: where points outside the window read zeros, in bytes from the image; not in the backward pass.
   template <bool backward>
-  void prepare(const T* offset, const T* mask, int64_t y, int64_t x) {
+  __attribute__((noinline)) void prepare(const T* offset, const T* mask, int64_t y, int64_t x, int64_t outside) {
     if (points_ < lanes) {  // else the last vector begins early enough to end with the last point
       std::copy_n(offset, 2 * points_, few_offsets_);
       std::copy_n(mask, points_, few_weights_);
       offset = few_offsets_, mask = few_weights_;
     }
-    if (!g_.softmax) return (void)locate_points<backward, false>(offset, mask, y, x);
-    if (!locate_points<backward, true>(offset, mask, y, x)) {
+    if (!g_.softmax) return (void)locate_points<backward, false>(offset, mask, y, x, outside);
+    if (!locate_points<backward, true>(offset, mask, y, x, outside)) {
       shift_logits(mask);
-      locate_points<backward, true>(offset, shifted_.data(), y, x);
+      locate_points<backward, true>(offset, shifted_.data(), y, x, outside);
     }
     for (int64_t group = 0; group < groups_; ++group) {
       const R* const exponentials = scratch_.weights() + group * taps_;
@@ -61,14 +62,14 @@ class Sampler {
   void gradients(T* grad_offset, T* grad_mask) {
     const bool few = points_ < lanes, softmax = g_.softmax;
     T *const offset_out = few ? few_offsets_ : grad_offset, *const mask_out = few ? few_weights_ : grad_mask;
-    const typename Points<R>::Factors* const factors = scratch_.factors();
+    const auto target = scratch_.target();
     const R *const mask = scratch_.weights(), *const dots = scratch_.dots();
     R* const grad_exponential = grad_exponential_.data();
     const int64_t points = points_;
-    const V offset_scale = V{} + R(g_.offset_scale);
+    const V offset_scale = V{} + offset_scale_, last_row = V{} + last_row_, last_column = V{} + last_column_;
     for (int64_t begin = 0; begin < points; begin += lanes) {
       const int64_t t = Points<R>::vector_at(begin, points);
-      const auto by = Points<R>::derivatives(factors[begin / lanes], dots + 4 * t);
+      const auto by = Points<R>::derivatives(target, begin, dots + 4 * t, last_row, last_column);
       softmax ? store(grad_exponential + t, by.weight) : store(mask_out + t, by.weight);
       const V factor = offset_scale * load<V>(mask + t);
       const V x = factor * by.x, y = factor * by.y;
@@ -89,9 +90,11 @@ class Sampler {
   int64_t anchor_y() const { return g_.dilation_h * (g_.kernel_h - 1) / 2; }
   int64_t anchor_x() const { return g_.dilation_w * (g_.kernel_w - 1) / 2; }
 
-  // False if a logit is NaN or too large for a softmax that shifts nothing.
+  // False if a logit is NaN or too large for a softmax that shifts nothing. In steps, each for all points: in one, a
+  // point would be so long a chain of operations that a processor would see but one vector of points at a time.
   template <bool backward, bool softmax, typename W>
-  INTERNIMAGE_INLINE bool locate_points(const T* offset, const W* mask, int64_t out_y, int64_t out_x) {
+  INTERNIMAGE_INLINE bool locate_points(const T* offset, const W* mask, int64_t out_y, int64_t out_x,
+                                        int64_t outside) {
     // Local copies: as far as a compiler knows, every store could change the members.
     const int64_t points = points_;
     const int32_t step_y = step_y_;
@@ -99,23 +102,29 @@ class Sampler {
     const int32_t* const group_place = group_place_.data();
     const auto target = scratch_.target();
 
-    const V zero{};
-    const V height = zero + R(g_.h), width = zero + R(g_.w), scale = zero + R(g_.offset_scale);
-    const V base_y = zero + R(out_y * g_.stride_h - g_.pad_h + anchor_y());
-    const V base_x = zero + R(out_x * g_.stride_w - g_.pad_w + anchor_x());
-    Mask extreme{};
+    const V zero{}, last_row = zero + last_row_, last_column = zero + last_column_, scale = zero + offset_scale_;
+    const V base_y = zero + R(out_y * g_.stride_h + first_y_), base_x = zero + R(out_x * g_.stride_w + first_x_);
     for (int64_t begin = 0; begin < points; begin += lanes) {
       const int64_t t = Points<R>::vector_at(begin, points);
-      const V offset0 = load<V>(offset + 2 * t), offset1 = load<V>(offset + 2 * t + lanes);
-      const V y = base_y + scale * (load<V>(grid_y + t) + every_second<1>(offset0, offset1));
-      const V x = base_x + scale * (load<V>(grid_x + t) + every_second<0>(offset0, offset1));
-      V weight = load<V>(mask + t);
-      if constexpr (softmax) {
-        extreme |= ~((weight < zero + kLargestLogit) & (weight > zero - kLargestLogit));
-        weight = exp_of(weight);
+      V offset_x, offset_y;
+      load_pairs(offset + 2 * t, offset_x, offset_y);
+      const V y = base_y + scale * (load<V>(grid_y + t) + offset_y);
+      const V x = base_x + scale * (load<V>(grid_x + t) + offset_x);
+      target.locate(begin, y, x, last_row, last_column, load<Int>(group_place + t), step_y);
+    }
+    Mask extreme{};
+    if constexpr (softmax) {
+      for (int64_t begin = 0; begin < points; begin += lanes) {
+        const int64_t t = Points<R>::vector_at(begin, points);
+        const V logit = load<V>(mask + t);
+        extreme |= ~((logit < zero + kLargestLogit) & (logit > zero - kLargestLogit));
+        store(target.weights + t, exp_of(logit));
       }
-      target.template put<softmax || backward, backward>(begin, t, y, x, weight, height, width,
-                                                         load<Int>(group_place + t), step_y);
+    }
+    for (int64_t begin = 0; begin < points; begin += lanes) {
+      const int64_t t = Points<R>::vector_at(begin, points);
+      const V weight = softmax ? load<V>(target.weights + t) : load<V>(mask + t);
+      target.template weigh<backward && !softmax, backward>(begin, t, weight, last_row, last_column, outside);
     }
     return !any(extreme);
   }
@@ -149,6 +158,10 @@ class Sampler {
   const Geometry g_;
   const int64_t taps_, groups_, points_;
   const int32_t step_x_, step_y_;  // places from a pixel to the next and from a row to the next
+
+  const int64_t first_y_ = anchor_y() - g_.pad_h, first_x_ = anchor_x() - g_.pad_w;
+  const R offset_scale_ = R(g_.offset_scale);
+  const R last_row_ = last_pair<R>(g_.h), last_column_ = last_pair<R>(g_.w);
 
   Points<R> scratch_{points_, step_x_};
   const int64_t room_ = scratch_.room();

@@ -214,23 +214,71 @@ INTERNIMAGE_INLINE void put_sums(V a, V b, V c, V d, Lane<V>* to) {
   }
 }
 
-// For |x| below 2^31, which sampling points in an image are.
-template <typename R, int n>
-INTERNIMAGE_INLINE auto floor_lanes(Vector<R, n> x) {
-  using V = Vector<R, n>;
+// a < b ? a : b and a > b ? a : b, lane by lane: b where one of them is NaN.
+template <typename V>
+INTERNIMAGE_INLINE V smaller(V a, V b) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(V) == 64 && sizeof(R) == 4) return (V)_mm512_floor_ps((__m512)x);
-  if constexpr (sizeof(V) == 64 && sizeof(R) == 8) return (V)_mm512_floor_pd((__m512d)x);
+  if constexpr (sizeof(V) == 64 && sizeof(Lane<V>) == 4) return (V)_mm512_min_ps((__m512)a, (__m512)b);
+  if constexpr (sizeof(V) == 64 && sizeof(Lane<V>) == 8) return (V)_mm512_min_pd((__m512d)a, (__m512d)b);
 #endif
 #if defined(__AVX__)
-  if constexpr (sizeof(V) == 32 && sizeof(R) == 4) return (V)_mm256_floor_ps((__m256)x);
-  if constexpr (sizeof(V) == 32 && sizeof(R) == 8) return (V)_mm256_floor_pd((__m256d)x);
+  if constexpr (sizeof(V) == 32 && sizeof(Lane<V>) == 4) return (V)_mm256_min_ps((__m256)a, (__m256)b);
+  if constexpr (sizeof(V) == 32 && sizeof(Lane<V>) == 8) return (V)_mm256_min_pd((__m256d)a, (__m256d)b);
+#endif
+  return a < b ? a : b;
+}
+template <typename V>
+INTERNIMAGE_INLINE V larger(V a, V b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64 && sizeof(Lane<V>) == 4) return (V)_mm512_max_ps((__m512)a, (__m512)b);
+  if constexpr (sizeof(V) == 64 && sizeof(Lane<V>) == 8) return (V)_mm512_max_pd((__m512d)a, (__m512d)b);
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof(V) == 32 && sizeof(Lane<V>) == 4) return (V)_mm256_max_ps((__m256)a, (__m256)b);
+  if constexpr (sizeof(V) == 32 && sizeof(Lane<V>) == 8) return (V)_mm256_max_pd((__m256d)a, (__m256d)b);
+#endif
+  return a > b ? a : b;
+}
+
+// Without the sign.
+INTERNIMAGE_INLINE auto absolute(WidestVector<float> x) {
+  return (decltype(x))((Vector<int32_t, kLanes<decltype(x)>>)x & 0x7fffffff);
+}
+INTERNIMAGE_INLINE auto absolute(WidestVector<double> x) {
+  return (decltype(x))((Vector<int64_t, kLanes<decltype(x)>>)x & 0x7fffffffffffffff);
+}
+
+// Lanes number i to i + n - 1.
+template <int n, typename V>
+INTERNIMAGE_INLINE auto part(V v, int i) {
+  Vector<Lane<V>, n> some;
+  std::memcpy(&some, reinterpret_cast<const char*>(&v) + i * sizeof(Lane<V>), sizeof some);
+  return some;
+}
+
+// 32-bit numbers as 64-bit numbers.
+template <int n>
+INTERNIMAGE_INLINE Vector<int64_t, n> widen(Vector<int32_t, n> x) {
+#if defined(__AVX2__)
+  if constexpr (n == 4) return (Vector<int64_t, n>)_mm256_cvtepi32_epi64((__m128i)x);
+#endif
+  return __builtin_convertvector(x, Vector<int64_t, n>);
+}
+
+// For |x| below 2^31.
+template <int n>
+INTERNIMAGE_INLINE auto floor_lanes(Vector<float, n> x) {
+  using V = Vector<float, n>;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) return (V)_mm512_floor_ps((__m512)x);
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof(V) == 32) return (V)_mm256_floor_ps((__m256)x);
 #endif
   const V toward_zero = __builtin_convertvector(__builtin_convertvector(x, Vector<int32_t, n>), V);
-  return toward_zero > x ? toward_zero - R(1) : toward_zero;
+  return toward_zero > x ? toward_zero - 1.0f : toward_zero;
 }
-INTERNIMAGE_INLINE auto floor_of(WidestVector<float> x) { return floor_lanes<float, kVectorBytes / 4>(x); }
-INTERNIMAGE_INLINE auto floor_of(WidestVector<double> x) { return floor_lanes<double, kVectorBytes / 8>(x); }
+INTERNIMAGE_INLINE auto floor_of(WidestVector<float> x) { return floor_lanes<kVectorBytes / 4>(x); }
 
 // e^x to 2 units in the last place, for x from -87 (below: as there) to 87; NaN for NaN.
 INTERNIMAGE_INLINE auto exp_of(WidestVector<float> x) {
@@ -300,6 +348,32 @@ INTERNIMAGE_INLINE void store(T* to, V v) {
 #endif
     for (int i = 0; i < kLanes<V>; ++i) to[i] = c10::Half(v[i]);
   }
+}
+
+// Loads a0, b0, a1, b1, ... into a and b.
+template <typename V, typename T>
+INTERNIMAGE_INLINE void load_pairs(const T* from, V& a, V& b) {
+  if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    Vector<uint32_t, kLanes<V>> both;
+    std::memcpy(&both, from, sizeof both);
+    a = (V)(both << 16), b = (V)(both & 0xffff0000u);
+    return;
+  }
+#if defined(__AVX__)
+  if constexpr (kHalves<V> && sizeof(T) == 4) {
+    const auto* const at = reinterpret_cast<const float*>(from);
+    const auto two = [&](int i) __attribute__((always_inline)) {
+      return (V)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(at + i)), _mm_loadu_ps(at + i + 8), 1);
+    };
+    const V low = two(0), high = two(4);
+    constexpr auto even = [](int i) { return i / 4 * 4 + i % 2 * 2 + i % 4 / 2 * 8; };
+    constexpr auto odd = [](int i) { return i / 4 * 4 + i % 2 * 2 + 1 + i % 4 / 2 * 8; };
+    a = shuffle<even>(low, high), b = shuffle<odd>(low, high);
+    return;
+  }
+#endif
+  const V low = load<V>(from), high = load<V>(from + kLanes<V>);
+  a = every_second<0>(low, high), b = every_second<1>(low, high);
 }
 
 }  // namespace internimage
