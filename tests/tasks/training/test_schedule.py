@@ -1,9 +1,12 @@
 """Learning rates: against the fact sheet's figures, PyTorch's own schedulers, and their definitions."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.optim.lr_scheduler import CosineAnnealingLR, PolynomialLR
 
 from internimage.tasks.training.schedule import cosine, polynomial
 
@@ -22,20 +25,16 @@ def test_the_shifted_cosine_reaches_its_peak():
     assert schedule(300, 1.0) == pytest.approx(0.0)
 
 
-def test_without_warm_up_the_cosine_is_pytorchs():
+@pytest.mark.parametrize(
+    ("schedule", "theirs"),
+    [
+        (cosine(total=50, min_lr=0.01), partial(CosineAnnealingLR, T_max=50, eta_min=0.01)),
+        (polynomial(total=50, power=0.9), partial(PolynomialLR, total_iters=50, power=0.9)),
+    ],
+)
+def test_without_warm_up_schedules_are_pytorchs(schedule, theirs):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
-    expected = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50, eta_min=0.01)
-    schedule = cosine(total=50, min_lr=0.01)
-    for step in range(50):
-        assert schedule(step, 0.3) == pytest.approx(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        expected.step()
-
-
-def test_without_warm_up_the_polynomial_is_pytorchs():
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
-    expected = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=50, power=0.9)
-    schedule = polynomial(total=50, power=0.9)
+    expected = theirs(optimizer)
     for step in range(50):
         assert schedule(step, 0.3) == pytest.approx(optimizer.param_groups[0]["lr"])
         optimizer.step()
