@@ -27,7 +27,7 @@ from internimage.tasks.training.optimizer import build_adamw
 from internimage.tasks.training.order import Order
 from internimage.tasks.training.recipe import Recipe, add_recipe_arguments, recipe_from_arguments
 from internimage.tasks.training.run_directory import RunDirectory
-from internimage.tasks.training.schedule import cosine
+from internimage.tasks.training.schedule import schedule_of
 
 IMAGES, CLASSES = 26, 3  # 3 steps of 8 an epoch
 RECIPE = Recipe(
@@ -118,7 +118,7 @@ def make_loop(
         ToyTask(model, run, on_loss),
         model,
         lambda model: build_adamw(model, recipe.learning_rate, recipe.weight_decay),
-        cosine(total=recipe.epochs * steps, warmup=round(recipe.warmup_epochs * steps)),
+        schedule_of(recipe, steps),
         partial(Feed, Images(hook), order, processes, collate=collate, workers=recipe.workers),
         steps_per_epoch=steps,
         images=IMAGES,

@@ -16,13 +16,14 @@ from tqdm import tqdm
 from internimage import imagenet
 from internimage.tasks import charts, run_charts
 from internimage.tasks.classification.data import Dataset, open_dataset
-from internimage.tasks.classification.loading import EvalSet, collate, worker_init
+from internimage.tasks.classification.loading import EvalSet, collate
 from internimage.tasks.classification.metrics import IGNORED, ClassificationMetrics, Report
 from internimage.tasks.classification.trained import Trained, add_model_arguments, load_from_arguments
 from internimage.tasks.classification.tta import predict_views, to_1k
 from internimage.tasks.devices import add_device_argument
 from internimage.tasks.training.distributed import Processes, join_processes
 from internimage.tasks.training.feed import to_device
+from internimage.tasks.training.samples import worker_init
 from internimage.weight_files import written_whole
 
 EXAMPLES = """examples:
@@ -104,12 +105,11 @@ def evaluate(
     Returns:
         The report, and the names of images that could not be read and were left out.
     """
-    own = range(processes.rank, processes.rank + len(dataset), processes.world_size)
-    repeated = processes.rank + (len(own) - 1) * processes.world_size >= len(dataset)  # the last image, to make it even
+    own, repeated = processes.share(len(dataset))
     loader: DataLoader[Any] = DataLoader(
         EvalSet(dataset, size),
         batch_size,
-        sampler=[min(index, len(dataset) - 1) for index in own],
+        sampler=own,
         num_workers=workers,
         collate_fn=collate,
         worker_init_fn=worker_init,

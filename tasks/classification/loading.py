@@ -4,9 +4,9 @@ A picture that can't be read doesn't stop the work: items and batches name it un
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NotRequired, TypedDict
 
-import cv2
 import numpy as np
 import torch
 import torch.utils.data
@@ -17,10 +17,9 @@ from internimage.heads import encode_metadata
 from internimage.tasks.classification.augment import Augmentation, augment
 from internimage.tasks.classification.data import Dataset, Sample
 from internimage.tasks.images import Image, ImageError, decode_image, prepare
+from internimage.tasks.training.samples import first_readable
 
 NO_LABEL = -1  # of a picture that can't be read
-
-_MOST_REPLACED = 100  # in a row
 
 
 class Item(TypedDict):
@@ -59,19 +58,10 @@ class TrainSet(torch.utils.data.Dataset[Item]):
             ShardError: a tar shard has changed.
         """
         index, seed = key
-        corrupt: list[str] = []
-        for place in range(min(_MOST_REPLACED, len(self))):
-            current = (index + place) % len(self)
-            try:
-                sample, image = _read(self._dataset, current)
-            except (ImageError, OSError) as error:
-                corrupt.append(self._dataset.name(current))
-                reason = error
-            else:
-                return _item(sample, augment(image, self._augmentation, np.random.default_rng(seed)), corrupt)
-        raise ImageError(
-            f"{len(corrupt)} pictures in a row can't be read: {', '.join(corrupt)}; the reason of the last: {reason}"
+        (sample, image), corrupt = first_readable(
+            partial(_read, self._dataset), self._dataset.name, index, len(self._dataset)
         )
+        return _item(sample, augment(image, self._augmentation, np.random.default_rng(seed)), corrupt)
 
 
 class EvalSet(torch.utils.data.Dataset[Item]):
@@ -119,12 +109,6 @@ def collate(items: Sequence[Item]) -> Batch:
     if any("metadata" in item for item in items):
         batch["metadata"] = default_collate([item.get("metadata", torch.zeros(7)) for item in items])
     return batch
-
-
-def worker_init(worker: int) -> None:
-    """Keep a worker process to one thread: the processes share the cores."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
 
 
 def _read(dataset: Dataset, index: int) -> tuple[Sample, Image]:

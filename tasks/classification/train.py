@@ -6,35 +6,35 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.optim import AdamW
 
 from internimage import InternImage, create_model, load_checkpoint
-from internimage.checkpoint import save_state_dict
 from internimage.tasks import charts, run_charts
 from internimage.tasks.classification.data import Dataset, open_dataset
 from internimage.tasks.classification.evaluate import evaluate, readable_names, write_report
 from internimage.tasks.classification.layer_decay import layer_decay_scale
-from internimage.tasks.classification.loading import TrainSet, collate, worker_init
+from internimage.tasks.classification.loading import TrainSet, collate
 from internimage.tasks.classification.metrics import Report
 from internimage.tasks.classification.mixing import mix, mixed_cross_entropy
 from internimage.tasks.classification.recipes import RECIPES, ClassificationRecipe
-from internimage.tasks.classification.trained import description, weights_file
+from internimage.tasks.classification.trained import description
 from internimage.tasks.devices import add_device_argument
 from internimage.tasks.training.batch_norm import synchronise_batch_norms
+from internimage.tasks.training.checkpoints import save_weights
 from internimage.tasks.training.distributed import Processes, join_processes
 from internimage.tasks.training.feed import Batch, Feed
 from internimage.tasks.training.loop import Figures, Loop
 from internimage.tasks.training.optimizer import build_adamw
 from internimage.tasks.training.order import Order
 from internimage.tasks.training.recipe import add_recipe_arguments, recipe_from_arguments, recipe_json
-from internimage.tasks.training.run_directory import RunDirectory
-from internimage.tasks.training.schedule import LearningRate, cosine, polynomial
+from internimage.tasks.training.run_directory import RunDirectory, weights_file
+from internimage.tasks.training.samples import worker_init
+from internimage.tasks.training.schedule import schedule_of
 from internimage.variants import VARIANTS
 
 EXAMPLES = """examples:
@@ -117,7 +117,7 @@ def train(
         task,
         model,
         partial(build_optimizer, recipe),
-        build_schedule(recipe, order.steps_per_epoch),
+        schedule_of(recipe, order.steps_per_epoch),
         partial(
             Feed,
             TrainSet(training_data, recipe.augmentation()),
@@ -180,11 +180,9 @@ class ClassificationTask:
 
     def export(self, model: nn.Module, name: str) -> None:
         """Write the weights, and the report of the evaluation before."""
-        state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        save_weights(model, self._directory.path / name, self.metadata, self._processes)
         if not self._processes.is_main or self._report is None:
             return
-        weights = {key: cast(Tensor, tensor).contiguous() for key, tensor in state.items()}
-        save_state_dict(weights, self._directory.path / name, self.metadata)
         names = readable_names(self._data.classes)
         write_report(self._report, names, self._directory.path)
         (self._directory.path / "report.txt").write_text("\n".join(self._report.table(names)) + "\n")
@@ -218,14 +216,3 @@ def build_optimizer(recipe: ClassificationRecipe, model: nn.Module) -> AdamW:
         options["lr_scale"] = layer_decay_scale(depths, recipe.layer_decay, recipe.offset_lr_scale)
     peak = recipe.learning_rate * recipe.lr_factor
     return build_adamw(model, peak, recipe.weight_decay, beta2=recipe.beta2, **options)
-
-
-def build_schedule(recipe: ClassificationRecipe, steps_per_epoch: int) -> LearningRate:
-    """The recipe's learning rate over the steps."""
-    total, warmup = recipe.epochs * steps_per_epoch, round(recipe.warmup_epochs * steps_per_epoch)
-    min_lr, warmup_lr = recipe.min_lr * recipe.lr_factor, recipe.warmup_lr * recipe.lr_factor
-    if recipe.schedule == "polynomial":
-        ratio = recipe.warmup_lr / recipe.learning_rate
-        return polynomial(total=total, warmup=warmup, warmup_ratio=ratio, min_lr=min_lr, power=recipe.poly_power)
-    shifted = recipe.schedule == "cosine"
-    return cosine(total=total, warmup=warmup, warmup_lr=warmup_lr, min_lr=min_lr, shifted=shifted)

@@ -13,9 +13,9 @@ from torch import nn
 
 from internimage import InternImage, create_model, imagenet, load_checkpoint
 from internimage.checkpoint import describe
+from internimage.tasks.training.run_directory import weights_file
 from internimage.weight_files import metadata
 
-BEST = "best.safetensors"
 _DEFAULT_MODEL = "internimage_t"
 
 
@@ -87,15 +87,6 @@ def _load(name: str | None, checkpoint: str | None, num_classes: int) -> Trained
     classes = tuple(json.loads(written["classes"])) if "classes" in written else _imagenet_ids(model.num_classes)
     size = int(written["image_size"]) if "image_size" in written else model.pretrained_cfg["input_size"][-1]
     return Trained(model, classes, size)
-
-
-def weights_file(path: Path) -> Path:
-    """The best weights of a run, where the path is a run's folder; else the path."""
-    if path.is_dir() and (path / "recipe.json").is_file():
-        if not (path / BEST).is_file():
-            raise ValueError(f"{path} has no {BEST} yet: training has not come to its first evaluation")
-        return path / BEST
-    return path
 
 
 def _from_arguments(path: Path, written: dict[str, str]) -> InternImage:

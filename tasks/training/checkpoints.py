@@ -32,6 +32,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
+from internimage.checkpoint import save_state_dict
 from internimage.tasks.training.averaging import Average
 from internimage.tasks.training.distributed import Processes
 
@@ -193,6 +194,13 @@ def read_weights(folder: Path, *, average: bool = False) -> dict[str, Tensor]:
 
 
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
+
+
+def save_weights(model: nn.Module, path: Path, metadata: dict[str, str], processes: Processes) -> None:
+    """Save a model's weights alone, whole, as safetensors; every process calls it, as sharded weights need all."""
+    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if processes.is_main:
+        save_state_dict({name: cast(Tensor, weight).contiguous() for name, weight in state.items()}, path, metadata)
 
 
 def _tensors(model: nn.Module, optimizer: Optimizer, average: Average | None) -> dict[str, Tensor]:

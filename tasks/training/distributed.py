@@ -54,6 +54,14 @@ class Processes:
             dist.all_gather_object(things, thing)
         return things
 
+    def share(self, count: int) -> tuple[list[int], bool]:
+        """Which of `count` things this process sees, and whether it sees the last of them twice.
+
+        All processes see equally many, as sharded models need it: the last thing is repeated where it takes that.
+        """
+        own = range(self.rank, self.rank + count, self.world_size)
+        return [min(index, count - 1) for index in own], bool(own) and own[-1] >= count
+
     def wait(self) -> None:
         """Return when all processes have come here."""
         if self.world_size > 1:

@@ -32,7 +32,7 @@ from internimage.tasks.training.distributed import (
 from internimage.tasks.training.feed import Batch, Feed, TrainingError, to_device
 from internimage.tasks.training.optimizer import set_learning_rate
 from internimage.tasks.training.recipe import Recipe
-from internimage.tasks.training.run_directory import CHECKPOINTS, RunDirectory
+from internimage.tasks.training.run_directory import BEST, CHECKPOINTS, RunDirectory
 from internimage.tasks.training.schedule import LearningRate
 
 Figures = dict[str, float]
@@ -62,7 +62,7 @@ class Progress:
     """What the loop knows besides tensors, and a checkpoint holds."""
 
     step: int = 0
-    evaluated_epoch: int = 0
+    evaluated_step: int = 0
     bad_steps: int = 0
     best: float = -math.inf
     corrupt: list[str] = field(default_factory=list)
@@ -103,7 +103,7 @@ class Loop:
     ) -> None:
         self.task, self.recipe, self.run, self.processes = task, recipe, run, processes
         self.steps_per_epoch, self.images = steps_per_epoch, images
-        self.total_steps = recipe.epochs * steps_per_epoch
+        self.total_steps = recipe.total_steps(steps_per_epoch)
         self.schedule, self._make_feed = schedule, make_feed
         if recipe.compile == "blocks" or (recipe.compile == "auto" and processes.device.type == "cuda"):
             compile_blocks(model)
@@ -126,7 +126,7 @@ class Loop:
             OSError: the last checkpoint could not be written.
         """
         self._resume()
-        self._evaluate_if_due()  # of an epoch that a signal ended
+        self._evaluate_if_due()  # after a step that a signal ended
         first = self.progress.step
         if first == self.total_steps:
             return self.progress
@@ -224,28 +224,30 @@ class Loop:
             )
 
     def _log(self, bar: tqdm[Any]) -> None:
-        step, epoch = self.progress.step, self.progress.step / self.steps_per_epoch
+        step, epoch = self.progress.step, self._epoch
         if step % self.recipe.log_steps and step != self.total_steps:
             return
         row = self._meter.take(self.processes.device)
         self.run.log({"step": step, "epoch": epoch, **row})
         shown = {name: f"{row[name]:.4g}" for name in ("loss", "images_per_second", "data_wait", "memory_mib")}
-        bar.set_postfix(epoch=f"{epoch:.1f}/{self.recipe.epochs}", **shown)
+        bar.set_postfix(epoch=f"{epoch:.1f}/{self.total_steps / self.steps_per_epoch:.4g}", **shown)
 
     def _evaluate_if_due(self) -> None:
-        epoch, within = divmod(self.progress.step, self.steps_per_epoch)
-        if within or epoch == self.progress.evaluated_epoch:
-            return
-        if epoch % self.recipe.eval_epochs == 0 or epoch == self.recipe.epochs:
-            self._evaluate(epoch)
-            self.progress.evaluated_epoch = epoch
+        step, interval = self.progress.step, self.recipe.eval_steps or self.recipe.eval_epochs * self.steps_per_epoch
+        if step != self.progress.evaluated_step and (step % interval == 0 or step == self.total_steps):
+            self._evaluate()
+            self.progress.evaluated_step = step
 
     def _save_if_due(self) -> None:
         step, interval = self.progress.step, self.recipe.save_steps or self.steps_per_epoch
         if step % interval == 0 and step < self.total_steps:
             self._save()
 
-    def _evaluate(self, epoch: int) -> None:
+    @property
+    def _epoch(self) -> float:
+        return self.progress.step / self.steps_per_epoch
+
+    def _evaluate(self) -> None:
         with self._meter.paused():
             self._average_buffers()
             figures = self._evaluate_weights()
@@ -253,8 +255,8 @@ class Loop:
                 with self.average.in_place_of(self.inner):
                     averaged = self._evaluate_weights()
                 figures |= {f"ema_{name}": figure for name, figure in averaged.items()}
-        self.run.log({"step": self.progress.step, "epoch": epoch, **figures})
-        self._say(f"epoch {epoch}: " + ", ".join(f"{name} {figure:.4g}" for name, figure in figures.items()))
+        self.run.log({"step": self.progress.step, "epoch": self._epoch, **figures})
+        self._say(f"epoch {self._epoch:.4g}: " + ", ".join(f"{name} {figure:.4g}" for name, figure in figures.items()))
 
     def _evaluate_weights(self) -> Figures:
         # In float32, but for sharded weights, which are gathered in the precision of training.
@@ -262,7 +264,7 @@ class Loop:
             figures = self.task.evaluate(self.model.eval())
         if figures[self.task.best] > self.progress.best:
             self.progress.best = figures[self.task.best]
-            self.task.export(self.model, "best.safetensors")
+            self.task.export(self.model, BEST)
         return figures
 
     def _save(self, *, required: bool = False) -> None:

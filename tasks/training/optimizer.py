@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from torch import nn
 from torch.optim import AdamW
@@ -18,6 +18,7 @@ def build_adamw(
     *,
     beta2: float = 0.999,
     lr_scale: Callable[[str], float] = lambda name: 1.0,
+    undecayed: Collection[str] = (),
 ) -> AdamW:
     """AdamW over the parameters that are trained, with no weight decay for vectors: biases, norms, layer scales.
 
@@ -29,6 +30,7 @@ def build_adamw(
         weight_decay: of matrices and convolutions.
         beta2: second momentum.
         lr_scale: name of a parameter -> factor of its learning rate.
+        undecayed: parts of names of further parameters without weight decay.
 
     Raises:
         ValueError: all parameters are frozen.
@@ -36,7 +38,7 @@ def build_adamw(
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decays = parameter.ndim > 1 and not name.endswith(".bias")
+            decays = parameter.ndim > 1 and not name.endswith(".bias") and not any(part in name for part in undecayed)
             groups[lr_scale(name), weight_decay if decays else 0.0].append(parameter)
     if not groups:
         raise ValueError("build_adamw: no parameter of the model requires a gradient, so there is nothing to train")

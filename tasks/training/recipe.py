@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -42,11 +43,13 @@ class Recipe:
 
     model: str = value(help="a name of internimage.list_models()")
     init: str | None = value(None, help="weights to start from: a released name, a file or a folder")
-    epochs: int = value(help="passes over the training data")
+    epochs: int | None = value(None, help="passes over the training data; instead of STEPS")
+    steps: int | None = value(None, help="steps of the whole run; instead of EPOCHS")
     batch_size: int = value(help="images in a step, over all processes and accumulated parts")
     accumulation: int = value(1, help="parts that a process computes one after the other in a step")
     learning_rate: float = value(help="of the optimiser at its peak, for LR_BATCH images a step")
     warmup_epochs: float = value(0.0, help="epochs of linear growth of the learning rate at the start")
+    warmup_steps: int = value(0, help="steps of the same; instead of WARMUP_EPOCHS")
     warmup_lr: float = value(0.0, help="learning rate of the first step, for LR_BATCH images a step")
     min_lr: float = value(0.0, help="learning rate at the end, for LR_BATCH images a step")
     lr_batch: int | None = value(
@@ -81,12 +84,13 @@ class Recipe:
     save_steps: int | None = value(None, help="steps between checkpoints; none: one after each epoch", free=True)
     keep: int = value(2, help="newest checkpoints that are kept", free=True)
     eval_epochs: int = value(1, help="epochs between evaluations", free=True)
+    eval_steps: int | None = value(None, help="steps between evaluations; instead of EVAL_EPOCHS", free=True)
     log_steps: int = value(20, help="steps between lines of the log", free=True)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulation", "max_bad_steps", "streams", "shuffle_buffer", "keep"):
+        for name in ("batch_size", "accumulation", "max_bad_steps", "streams", "shuffle_buffer", "keep"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("eval_epochs", "log_steps", "save_steps", "lr_batch"):
+        for name in ("epochs", "steps", "eval_epochs", "eval_steps", "log_steps", "save_steps", "lr_batch"):
             self._check(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
         for name in ("learning_rate", "warmup_lr", "min_lr", "warmup_epochs", "weight_decay", "workers", "seed"):
             self._check(name, getattr(self, name) >= 0, "at least 0")
@@ -94,7 +98,14 @@ class Recipe:
             self._check(name, getattr(self, name) is None or getattr(self, name) > 0, "above 0")
         for name in ("ema_decay", "drop_path_rate"):
             self._check(name, getattr(self, name) is None or 0 <= getattr(self, name) < 1, "in [0, 1)")
-        self._check("warmup_epochs", self.warmup_epochs < self.epochs, "below --epochs")
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(
+                "give the length of the run in --epochs or in --steps, and the other as none; got --epochs "
+                f"{self.epochs} and --steps {self.steps}"
+            )
+        self._check("warmup_epochs", self.epochs is None or self.warmup_epochs < self.epochs, "below --epochs")
+        self._check("warmup_steps", 0 <= self.warmup_steps < (self.steps or math.inf), "at least 0 and below --steps")
+        self._check("warmup_steps", not (self.warmup_steps and self.warmup_epochs), "0 beside --warmup-epochs")
         self._check("frozen_stages", set(self.frozen_stages) <= {0, 1, 2, 3}, "of 0 to 3")
         self._check("accumulation", self.batch_size % self.accumulation == 0, f"a divisor of {self.batch_size}")
         self._check("streams", self.batch_size % self.streams == 0, f"a divisor of {self.batch_size}")
@@ -102,6 +113,10 @@ class Recipe:
     def _check(self, name: str, right: bool, expected: str) -> None:
         if not right:
             raise ValueError(f"--{name.replace('_', '-')} must be {expected}, got {getattr(self, name)}")
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Of the whole run."""
+        return self.steps or (self.epochs or 0) * steps_per_epoch
 
     @property
     def lr_factor(self) -> float:

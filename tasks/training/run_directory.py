@@ -19,6 +19,7 @@ from internimage.tasks.training.recipe import Recipe, RecipeType, differences, r
 from internimage.weight_files import written_whole
 
 RECIPE, ENVIRONMENT, LOG, CHECKPOINTS = "recipe.json", "environment.json", "log.jsonl", "checkpoints"
+BEST = "best.safetensors"
 
 LogRow = dict[str, Any]
 
@@ -114,6 +115,19 @@ def read_run_recipe(kind: type[RecipeType], path: Path) -> RecipeType:
     if not (path / RECIPE).is_file():
         raise ValueError(f"{path} holds no run: it has no {RECIPE}")
     return read_recipe(kind, path / RECIPE)
+
+
+def weights_file(path: Path) -> Path:
+    """The best weights of a run, where the path is a run's folder; else the path.
+
+    Raises:
+        ValueError: the run has none yet.
+    """
+    if path.is_dir() and (path / RECIPE).is_file():
+        if not (path / BEST).is_file():
+            raise ValueError(f"{path} has no {BEST} yet: training has not come to its first evaluation")
+        return path / BEST
+    return path
 
 
 def environment() -> dict[str, Any]:

@@ -5,7 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from internimage.tasks.training.recipe import Recipe
+
 LearningRate = Callable[[int, float], float]  # step, peak -> learning rate
+
+
+def schedule_of(recipe: Recipe, steps_per_epoch: int) -> LearningRate:
+    """A recipe's learning rate over the steps."""
+    total = recipe.total_steps(steps_per_epoch)
+    warmup = recipe.warmup_steps or round(recipe.warmup_epochs * steps_per_epoch)
+    min_lr, warmup_lr = recipe.min_lr * recipe.lr_factor, recipe.warmup_lr * recipe.lr_factor
+    if recipe.schedule == "polynomial":
+        ratio = recipe.warmup_lr / recipe.learning_rate
+        return polynomial(total=total, warmup=warmup, warmup_ratio=ratio, min_lr=min_lr, power=recipe.poly_power)
+    shifted = recipe.schedule == "cosine"
+    return cosine(total=total, warmup=warmup, warmup_lr=warmup_lr, min_lr=min_lr, shifted=shifted)
 
 
 def cosine(

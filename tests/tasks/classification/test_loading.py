@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader, get_worker_info
 from internimage.tasks import images
 from internimage.tasks.classification.augment import Augmentation, augment
 from internimage.tasks.classification.data import Dataset, Sample, open_dataset
-from internimage.tasks.classification.loading import EvalSet, Item, TrainSet, collate, worker_init
+from internimage.tasks.classification.loading import EvalSet, Item, TrainSet, collate
 from internimage.tasks.images import ImageError
 from internimage.tasks.training import shards
+from internimage.tasks.training.samples import worker_init
 from internimage.tasks.training.shard_index import ShardError
 from internimage.tasks.training.shards import write_shards
 

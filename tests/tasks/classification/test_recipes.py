@@ -8,8 +8,8 @@ from internimage.models import VARIANTS
 from internimage.released import get
 from internimage.tasks import cli
 from internimage.tasks.classification.recipes import RECIPES, ClassificationRecipe
-from internimage.tasks.classification.train import build_schedule
 from internimage.tasks.training.recipe import read_recipe, recipe_json
+from internimage.tasks.training.schedule import schedule_of
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -22,7 +22,7 @@ def test_a_recipe_survives_a_file(tmp_path, name):
 def test_imagenet_from_scratch_has_the_official_rates(letter):
     """Peak 4e-3 at a batch of 4096, 4e-6 at the start, 4e-5 at the end; 300 epochs with 20 of warm-up."""
     recipe = RECIPES[f"internimage_{letter}_1k_224"]
-    schedule = build_schedule(recipe, steps_per_epoch=100)
+    schedule = schedule_of(recipe, steps_per_epoch=100)
     peak = recipe.learning_rate * recipe.lr_factor
     assert peak == pytest.approx(4e-3)
     assert schedule(0, peak) == pytest.approx(4e-6)

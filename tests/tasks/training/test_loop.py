@@ -85,6 +85,14 @@ def test_the_signals_are_as_before_when_training_is_over(tmp_path):
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
+def test_a_run_may_be_counted_in_steps(tmp_path):
+    recipe = replace(QUICK, epochs=None, steps=5, warmup_epochs=0, warmup_steps=2, eval_steps=2)
+    progress = make_loop(recipe, tmp_path / "run", ALONE).train()
+    assert progress.step == 5
+    evaluated = [(row["step"], row["epoch"]) for row in log(tmp_path / "run") if "accuracy" in row]
+    assert evaluated == [(2, 2 / 3), (4, 4 / 3), (5, 5 / 3)]  # 3 steps an epoch; always at the end
+
+
 def test_a_finished_run_takes_no_further_step(whole_run):
     before = (whole_run / "log.jsonl").read_text()
     assert make_loop(QUICK, whole_run, ALONE).train().step == STEPS

@@ -50,6 +50,13 @@ def test_scales_multiply_the_peak_of_their_group():
     assert rates["1.weight"] == pytest.approx(5e-4)
 
 
+def test_weight_decay_spares_vectors_and_what_is_named():
+    model = nn.ModuleDict({"offsets": nn.Linear(2, 2), "value": nn.Linear(2, 2)})
+    optimizer = build_adamw(model, 1e-3, 0.05, undecayed=("offsets.",))
+    decays = {name: group["weight_decay"] for name, group in groups_by_name(model, optimizer).items()}
+    assert decays == {"offsets.weight": 0.0, "offsets.bias": 0.0, "value.weight": 0.05, "value.bias": 0.0}
+
+
 def test_a_step_equals_torchs_adamw_with_one_group_a_parameter():
     torch.manual_seed(0)
     ours, theirs = nn.Linear(3, 2), nn.Linear(3, 2)

@@ -68,8 +68,8 @@ def test_a_file_gives_back_the_recipe(tmp_path):
     ("values", "message"),
     [
         ({"epoch": 3}, "unknown value 'epoch'; did you mean 'epochs'"),
-        ({"epochs": "3"}, "epochs must be int, got '3'"),
-        ({"epochs": True}, "epochs must be int, got True"),
+        ({"epochs": "3"}, r"epochs must be int \| None, got '3'"),
+        ({"epochs": True}, r"epochs must be int \| None, got True"),
         ({"precision": "int8"}, "one of float32, bfloat16, float16, got 'int8'"),
         ({"crop": ["a"]}, "crop must be"),
         ({"epochs": 0}, "--epochs must be at least 1, got 0"),
@@ -83,7 +83,7 @@ def test_a_wrong_value_in_a_file_is_named(tmp_path, values, message):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "is not a recipe"), ("[]", "expected an object"), ("{}", "lacks model, epochs")]
+    ("text", "message"), [("{", "is not a recipe"), ("[]", "expected an object"), ("{}", "lacks model, batch_size")]
 )
 def test_a_broken_file_is_refused(tmp_path, text, message):
     path = tmp_path / "recipe.json"
@@ -103,6 +103,10 @@ def test_a_broken_file_is_refused(tmp_path, text, message):
         ({"frozen_stages": (4,)}, "--frozen-stages must be of 0 to 3"),
         ({"clip_norm": 0.0}, "--clip-norm must be above 0"),
         ({"save_steps": 0}, "--save-steps must be at least 1"),
+        ({"epochs": None}, "in --epochs or in --steps"),
+        ({"steps": 9}, "in --epochs or in --steps, and the other as none; got --epochs 3 and --steps 9"),
+        ({"epochs": None, "steps": 9, "warmup_steps": 9}, "--warmup-steps must be at least 0 and below --steps"),
+        ({"warmup_steps": 2, "warmup_epochs": 1.0}, "--warmup-steps must be 0 beside --warmup-epochs"),
     ],
 )
 def test_a_value_out_of_range_is_refused(values, message):
@@ -118,6 +122,11 @@ def test_an_unknown_recipe_names_the_closest():
 def test_only_what_changes_the_result_counts_as_a_difference():
     assert differences(BASE, replace(BASE, workers=0, keep=9, compile="off", strategy="fsdp")) == []
     assert differences(BASE, replace(BASE, seed=1)) == ["--seed: 0 before, 1 now"]
+
+
+def test_a_run_is_as_long_as_its_steps_or_epochs():
+    assert BASE.total_steps(steps_per_epoch=7) == 21
+    assert replace(BASE, epochs=None, steps=10).total_steps(steps_per_epoch=7) == 10
 
 
 def test_learning_rates_grow_with_the_batch_from_the_given_one():

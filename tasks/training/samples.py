@@ -1,0 +1,49 @@
+"""Samples for the worker processes of a `torch.utils.data.DataLoader`, whatever the task makes of them."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import cv2
+import torch
+
+from internimage.tasks.images import ImageError
+
+_MOST_REPLACED = 100  # in a row
+
+Sample = TypeVar("Sample")
+
+
+def first_readable(
+    read: Callable[[int], Sample], name: Callable[[int], str], index: int, count: int
+) -> tuple[Sample, list[str]]:
+    """A sample, or if it can't be read the next one that can: training goes on without it.
+
+    Args:
+        read: index -> sample.
+        name: index -> what the sample is called.
+        index: of the sample.
+        count: of samples; after the last comes the first.
+
+    Returns:
+        The sample, and the names of those that could not be read.
+
+    Raises:
+        ImageError: neither this sample nor the 99 after it can be read; the message names them.
+    """
+    corrupt: list[str] = []
+    for place in range(min(_MOST_REPLACED, count)):
+        current = (index + place) % count
+        try:
+            return read(current), corrupt
+        except (ImageError, OSError) as error:
+            corrupt.append(name(current))
+            reason = error
+    raise ImageError(
+        f"{len(corrupt)} pictures in a row can't be read: {', '.join(corrupt)}; the reason of the last: {reason}"
+    )
+
+
+def worker_init(worker: int) -> None:
+    """Keep a worker process to one thread: the processes share the cores."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

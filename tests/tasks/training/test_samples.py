@@ -1,0 +1,30 @@
+"""Training goes on with the next sample where one can't be read."""
+
+import pytest
+
+from internimage.tasks.images import ImageError
+from internimage.tasks.training.samples import first_readable
+
+
+def reader(broken):
+    def read(index):
+        if index in broken:
+            raise ImageError(f"{index}: damaged")
+        return f"sample {index}"
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("broken", "index", "sample", "corrupt"),
+    [((), 1, "sample 1", []), ((1,), 1, "sample 2", ["1"]), ((2, 0), 2, "sample 1", ["2", "0"])],
+)
+def test_the_next_readable_sample_is_taken(broken, index, sample, corrupt):
+    assert first_readable(reader(broken), str, index, 3) == (sample, corrupt)
+
+
+def test_samples_that_are_all_broken_are_named():
+    with pytest.raises(
+        ImageError, match="3 pictures in a row can't be read: 1, 2, 0; the reason of the last: 0: damaged"
+    ):
+        first_readable(reader(range(3)), str, 1, 3)
