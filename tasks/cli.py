@@ -34,16 +34,27 @@ class _TaskCommand:
 COMMANDS: dict[str, _Command | _TaskCommand] = {
     "demo": _Command("internimage.tasks.demo", "train, compile and deploy a small model on handwritten digits"),
     "predict": _TaskCommand(
-        {"classification": _Command("internimage.tasks.classification.predict", "name what pictures show")},
+        {
+            "classification": _Command("internimage.tasks.classification.predict", "name what pictures show"),
+            "segmentation": _Command("internimage.tasks.segmentation.predict", "tell what each pixel belongs to"),
+        },
         "say what pictures show",
         default="classification",
     ),
     "train": _TaskCommand(
-        {"classification": _Command("internimage.tasks.classification.train", "train a classifier by a recipe")},
+        {
+            "classification": _Command("internimage.tasks.classification.train", "train a classifier by a recipe"),
+            "segmentation": _Command("internimage.tasks.segmentation.train", "train a segmentor by a recipe"),
+        },
         "train a model by a recipe",
     ),
     "eval": _TaskCommand(
-        {"classification": _Command("internimage.tasks.classification.evaluate", "measure how well a classifier does")},
+        {
+            "classification": _Command(
+                "internimage.tasks.classification.evaluate", "measure how well a classifier does"
+            ),
+            "segmentation": _Command("internimage.tasks.segmentation.evaluate", "measure how well a segmentor does"),
+        },
         "measure how well a model does on labelled data",
     ),
     "consolidate": _Command("internimage.tasks.consolidate", "make one weights file of a sharded checkpoint"),

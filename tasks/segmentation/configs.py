@@ -1,4 +1,4 @@
-"""The official segmentors by the names of their configurations: what `internimage.released` doesn't say of them.
+"""Segmentors by name: the official configurations, as far as `internimage.released` doesn't say it, and small ones.
 
 Numbers only, imports no torch.
 """
@@ -6,7 +6,7 @@ Numbers only, imports no torch.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal, cast
@@ -46,19 +46,21 @@ _TEST_SCALES = {
 
 @dataclass(frozen=True)
 class SegmentorConfig:
-    """One official configuration.
+    """One configuration: an official one, or a small one of ours, which belongs to no data set and has no weights.
 
     Attributes:
         name: of the configuration.
         method: of the head.
         variant: of the backbone, a name of `internimage.list_models`.
-        dataset: that it is trained on.
-        num_classes: rows of the official classifier.
+        dataset: that it is trained on; "" for the small ones.
+        num_classes: rows of the official classifier; 0 without a data set.
         num_labels: classes of the data set, which come first among those rows.
         crop: size of the training images, pixels.
         checkpoint: name of the released weights; None: there are none.
         head: arguments of the head beyond its defaults.
-        test_scale: long and short side that bound the test image, pixels; the shape of the image is kept.
+        auxiliary_channels: of UperNet's auxiliary head.
+        test_scale: long and short side that bound the test image, pixels; the shape of the image is kept. None: it
+            keeps its own size.
         divisor: both sides of the test image are stretched to a multiple of it.
         test_factors: by which `test_scale` is multiplied, one for each view that a prediction is averaged over.
         mirrored: whether each view's mirror image is a view as well.
@@ -75,8 +77,9 @@ class SegmentorConfig:
     crop: Size
     checkpoint: str | None
     head: Mapping[str, int]
-    test_scale: tuple[int, int]
+    test_scale: tuple[int, int] | None
     divisor: int
+    auxiliary_channels: int = 256
     test_factors: tuple[float, ...] = (1.0,)
     mirrored: bool = False
     window: Size | None = None
@@ -85,7 +88,7 @@ class SegmentorConfig:
     @property
     def drop_path_rate(self) -> float:
         """Of the backbone in training."""
-        return DROP_PATH_RATES[self.variant]
+        return DROP_PATH_RATES.get(self.variant, 0.0)
 
 
 def _of_released(row: ReleasedCheckpoint) -> SegmentorConfig:
@@ -126,7 +129,40 @@ def _all_configs() -> dict[str, SegmentorConfig]:
         ),
     ):
         configs[config.name] = config
-    return configs
+    return configs | {config.name: config for config in _small_configs()}
+
+
+def _small_configs() -> Iterator[SegmentorConfig]:
+    """Heads as large as their backbones, to be trained from scratch on small data or a small machine."""
+    for letters, channels in (("femto", 64), ("pico", 96), ("nano", 128), ("t", 192)):
+        heads: dict[Method, dict[str, int]] = {
+            "upernet": {"channels": channels},
+            "segformer": {"channels": channels},
+            "mask2former": {
+                "channels": channels,
+                "heads": channels // 16,
+                "pixel_hidden_channels": 4 * channels,
+                "hidden_channels": 4 * channels,
+                "queries": 40,
+                "pixel_layers": 3,
+                "layers": 3,
+            },
+        }
+        for method, head in heads.items():
+            yield SegmentorConfig(
+                name=f"{method}_internimage_{letters}_small",
+                method=method,
+                variant=f"internimage_{letters}",
+                dataset="",
+                num_classes=0,
+                num_labels=0,
+                crop=(256, 256),
+                checkpoint=None,
+                head=head,
+                auxiliary_channels=channels,
+                test_scale=None,
+                divisor=32,
+            )
 
 
 CONFIGS = _all_configs()

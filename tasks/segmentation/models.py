@@ -34,7 +34,7 @@ def create_segmentor(
     num_classes: int | None = None,
     **overrides: Any,
 ) -> Segmentor:
-    """Build an official segmentor, with its weights if wanted.
+    """Build a segmentor, an official one with its weights if wanted.
 
     The official UperNets and SegFormer heads for Cityscapes and Mapillary Vistas classify into 150 classes, of which
     only the first 19 occur. Here they have these 19; `num_classes=150` keeps them all.
@@ -44,19 +44,22 @@ def create_segmentor(
         pretrained: load the official weights, downloaded on first use. A `num_classes` that differs from theirs gets a
             fresh classifier on top of them.
         checkpoint: load this instead: whatever `internimage.load_checkpoint` reads.
-        num_classes: of the scores; None: as many as the data set has.
+        num_classes: of the scores; None: as many as the data set has. The small ones, which belong to no data set, need
+            it.
         **overrides: arguments of `InternImage` that replace the variant's. The drop path rate is 0 unless given here;
             `get_config(name).drop_path_rate` is the official one.
 
     Raises:
-        ValueError: an unknown name (the error lists the closest), one without released weights, or `pretrained`
-            together with `checkpoint`.
+        ValueError: an unknown name (the error lists the closest), one without released weights, `pretrained` together
+            with `checkpoint`, or no `num_classes` where it is needed.
     """
     config = get_config(name)
     if pretrained and checkpoint is not None:
         raise ValueError("create_segmentor: give either pretrained=True or checkpoint, not both")
     if pretrained and config.checkpoint is None:
         raise ValueError(f"create_segmentor: no weights of {name} were released; leave pretrained=True away")
+    if num_classes is None and not config.num_labels:
+        raise ValueError(f"create_segmentor: {name} belongs to no data set; give num_classes")
     wanted = config.num_labels if num_classes is None else num_classes
     of_file = wanted if checkpoint or wanted == config.num_classes else config.num_labels
     cut = of_file == config.num_labels < config.num_classes
@@ -78,5 +81,7 @@ def build_segmentor(config: SegmentorConfig, num_classes: int, **overrides: Any)
     backbone = InternImageFeatures(**arguments)
     channels = backbone.feature_info.channels()
     head = _HEADS[config.method](channels, num_classes, **config.head)
-    auxiliary_head = FCNHead(channels, num_classes) if config.method == "upernet" else None
+    auxiliary_head = (
+        FCNHead(channels, num_classes, channels=config.auxiliary_channels) if config.method == "upernet" else None
+    )
     return Segmentor(backbone, head, auxiliary_head)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from internimage.renames import BACKBONE_TABLE, Renames, prefixed
@@ -16,7 +18,8 @@ class Segmentor(nn.Module):
     """A model of semantic segmentation.
 
     Shapes: image [N, 3, H, W], normalised, of any size -> scores [N, num_classes, H, W]: logits, and of a Mask2Former
-    sums of probabilities. `internimage.tasks.segmentation.inference` makes probabilities of them.
+    sums of probabilities. `internimage.tasks.segmentation.inference` makes probabilities of them. In training mode it
+    returns what the losses take instead: see `forward_heads`.
 
     Args:
         backbone: image -> maps [N, C_i, H_i, W_i], finest first; see `internimage.create_model(features_only=True)`.
@@ -48,7 +51,9 @@ class Segmentor(nn.Module):
             )
         )
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Any:
+        if self.training:
+            return self.forward_heads(image)
         scores = self.head.semantic_scores(self.head(self.backbone(image)))
         return resize(scores, image.shape[2:])
 

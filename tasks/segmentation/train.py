@@ -1,0 +1,214 @@
+"""`internimage train segmentation`: from labelled pictures to a trained segmentor."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from internimage import load_checkpoint
+from internimage.checkpoint import read_state_dict
+from internimage.tasks import charts, run_charts
+from internimage.tasks.devices import add_device_argument
+from internimage.tasks.segmentation.datasets import SegmentationData, open_dataset
+from internimage.tasks.segmentation.evaluate import evaluate, write_report
+from internimage.tasks.segmentation.loading import TrainSet, collate
+from internimage.tasks.segmentation.metrics import Report
+from internimage.tasks.segmentation.models import build_segmentor
+from internimage.tasks.segmentation.objective import total_loss
+from internimage.tasks.segmentation.recipes import RECIPES, SegmentationRecipe
+from internimage.tasks.segmentation.segmentor import Segmentor
+from internimage.tasks.segmentation.trained import Trained, description
+from internimage.tasks.training.batch_norm import synchronise_batch_norms
+from internimage.tasks.training.checkpoints import save_weights
+from internimage.tasks.training.distributed import Processes, join_processes
+from internimage.tasks.training.feed import Batch, Feed
+from internimage.tasks.training.layer_decay import dense_layer_decay_scale
+from internimage.tasks.training.loop import Figures, Loop
+from internimage.tasks.training.optimizer import build_adamw
+from internimage.tasks.training.order import Order
+from internimage.tasks.training.recipe import add_recipe_arguments, recipe_from_arguments, recipe_json
+from internimage.tasks.training.run_directory import RunDirectory, weights_file
+from internimage.tasks.training.samples import worker_init
+from internimage.tasks.training.schedule import schedule_of
+from internimage.variants import VARIANTS
+
+EXAMPLES = """examples:
+  internimage train segmentation --recipe quick --data streets --output runs/streets
+  internimage train segmentation --recipe quick_mask2former --data streets --output runs/queries --epochs 60
+  internimage train segmentation --recipe upernet_internimage_t_512_160k_ade20k --print-recipe
+  torchrun --nproc-per-node 8 -m internimage train segmentation --recipe upernet_internimage_t_512_160k_ade20k \\
+      --data ADEChallengeData2016 --output runs/ade
+
+streets/ holds images/{train,val}/*.jpg, labels/{train,val}/*.png of the same names with a class in each pixel, and
+classes.json with their names; the published data sets are known by their own layouts. The same command again goes on
+where it was interrupted.
+"""
+
+# What the official training gives the learning rate of the stem, beside the stem.
+_LOWEST = ("head.mask_embed.", "head.class_embed.", "head.level_embed", "head.query", "head.query_position")
+_UNDECAYED = ("attention.offsets.",)
+_CLASSIFIERS = ("conv_seg.", "cls_embed.", "head.classifier.", "class_embed.")  # official names, and ours
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the folder with the data set")
+    parser.add_argument("--output", type=Path, metavar="RUN", help="the folder of the run")
+    add_device_argument(parser)
+    add_recipe_arguments(parser, SegmentationRecipe, list(RECIPES))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, and show the best weights' metrics at the end."""
+    recipe = recipe_from_arguments(SegmentationRecipe, RECIPES, arguments)
+    if arguments.print_recipe:
+        print(recipe_json(recipe), end="")
+        return 0
+    if arguments.data is None or arguments.output is None:
+        raise ValueError("train segmentation: give the pictures as --data DIR and the run's folder as --output RUN")
+    charts.require_matplotlib()
+    with join_processes(arguments.device) as processes:
+        train(recipe, arguments.data, arguments.output, processes)
+    return 0
+
+
+def train(
+    recipe: SegmentationRecipe,
+    data: Path,
+    output: Path,
+    processes: Processes,
+    *,
+    make_model: Callable[[SegmentationRecipe, int], nn.Module] | None = None,
+) -> None:
+    """Train a segmentor by a recipe; the run's folder then holds weights, metrics, log and pictures.
+
+    Args:
+        recipe: what to do.
+        data: a folder that `open_dataset` knows, with the splits "train" and "val".
+        output: folder of the run; one that was interrupted goes on.
+        processes: who takes part.
+        make_model: recipe, number of classes -> any model that is called as a `Segmentor` is, where it is not to be
+            the recipe's own.
+
+    Raises:
+        ValueError: data, recipe and folder don't go together; the message says how.
+        TrainingError, KeyboardInterrupt: see `Loop.train`.
+    """
+    if recipe.deterministic:
+        torch.use_deterministic_algorithms(True)
+    training_data = open_dataset(data, "train", recipe.layout)
+    validation_data = open_dataset(data, "val", recipe.layout)
+    order = Order(
+        [len(training_data)], recipe.batch_size, parts=recipe.accumulation * processes.world_size, seed=recipe.seed
+    )
+    directory = RunDirectory(output, writes=processes.is_main)
+    directory.start(recipe)
+    processes.wait()
+    model = (make_model or build_model)(recipe, len(training_data.classes)).to(processes.device)
+    task = SegmentationTask(recipe, model, validation_data, directory, processes)
+    loop = Loop(
+        task,
+        model,
+        partial(build_optimizer, recipe),
+        schedule_of(recipe, order.steps_per_epoch),
+        partial(
+            Feed,
+            TrainSet(training_data, recipe.augmentation()),
+            order,
+            processes,
+            collate=collate,
+            workers=recipe.workers,
+            worker_init=worker_init,
+        ),
+        steps_per_epoch=order.steps_per_epoch,
+        images=len(training_data),
+        recipe=recipe,
+        run=directory,
+        processes=processes,
+    )
+    loop.train()
+    if processes.is_main:
+        print((output / "report.txt").read_text(), end="")
+        title = f"{recipe.model} on {data.name}, best mean IoU {loop.progress.best:.2%}"
+        figures = {"miou": "mean IoU", "aacc": "pixel accuracy"}
+        charts.save(run_charts.learning_curves(directory.rows(), title, figures), output / "curves.png")
+
+
+class SegmentationTask:
+    """What segmentation brings to the loop."""
+
+    best = "miou"
+
+    def __init__(
+        self,
+        recipe: SegmentationRecipe,
+        model: nn.Module,
+        validation_data: SegmentationData,
+        directory: RunDirectory,
+        processes: Processes,
+    ) -> None:
+        self._recipe, self._data, self._directory, self._processes = recipe, validation_data, directory, processes
+        self._views = recipe.views()
+        self.metadata = description(recipe.model, model, validation_data.classes, self._views)
+        self._report: Report | None = None
+
+    def loss(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> Tensor:
+        """The sum of the head's losses, and the auxiliary head's."""
+        return total_loss(*model(batch["image"]), batch["labels"], points=self._recipe.points)
+
+    def evaluate(self, model: nn.Module) -> Figures:
+        """The figures of the validation data, in [0, 1]."""
+        config = self._recipe.config
+        trained = Trained(model, self._data.classes, self._views, window=config.window, stride=config.window_stride)
+        self._report, _ = evaluate(trained, self._data, self._processes, workers=self._recipe.workers)
+        return {name: getattr(self._report, name) for name in ("miou", "macc", "aacc")}
+
+    def export(self, model: nn.Module, name: str) -> None:
+        """Write the weights, and the report of the evaluation before."""
+        save_weights(model, self._directory.path / name, self.metadata, self._processes)
+        if self._processes.is_main and self._report is not None:
+            write_report(self._report, self._data.classes, self._directory.path)
+
+
+def build_model(recipe: SegmentationRecipe, num_classes: int) -> Segmentor:
+    """The recipe's model on the CPU, initialised by its seed and from the weights that it names."""
+    torch.manual_seed(recipe.seed)
+    config = recipe.config
+    rate = config.drop_path_rate if recipe.drop_path_rate is None else recipe.drop_path_rate
+    model = build_segmentor(config, num_classes, drop_path_rate=rate)
+    if recipe.init is not None:
+        _initialise(model, weights_file(Path(recipe.init)) if Path(recipe.init).exists() else recipe.init, recipe)
+    model.backbone.set_grad_checkpointing(recipe.grad_checkpointing)
+    for stage in recipe.frozen_stages:
+        for part in [model.backbone.stages[stage]] + ([model.backbone.stem] if stage == 0 else []):
+            part.requires_grad_(False)
+    if recipe.sync_batch_norm:
+        synchronise_batch_norms(model)
+    return model
+
+
+def _initialise(model: Segmentor, source: Path | str, recipe: SegmentationRecipe) -> None:
+    if recipe.init_head == "none":
+        load_checkpoint(model.backbone, source)
+    elif recipe.init_head == "fresh":
+        state = read_state_dict(source)
+        rest = {name: weight for name, weight in state.items() if not any(part in name for part in _CLASSIFIERS)}
+        load_checkpoint(model, rest, strict=False)
+    else:
+        load_checkpoint(model, source, classifier=recipe.init_head)
+
+
+def build_optimizer(recipe: SegmentationRecipe, model: nn.Module) -> AdamW:
+    """AdamW over the recipe's groups."""
+    options = {}
+    if recipe.layer_decay is not None:
+        depths = VARIANTS[recipe.config.variant].depths
+        options["lr_scale"] = dense_layer_decay_scale(depths, recipe.layer_decay, _LOWEST)
+    peak = recipe.learning_rate * recipe.lr_factor
+    return build_adamw(model, peak, recipe.weight_decay, beta2=recipe.beta2, undecayed=_UNDECAYED, **options)

@@ -1,0 +1,145 @@
+"""Segmentors with what must be known to use them: written by training, read by evaluation and prediction."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from internimage.checkpoint import describe
+from internimage.tasks.segmentation.class_names import Classes, classes_of, parse_classes, read_classes
+from internimage.tasks.segmentation.configs import get_config
+from internimage.tasks.segmentation.inference import Scorer, Sliding
+from internimage.tasks.segmentation.models import create_segmentor
+from internimage.tasks.segmentation.views import Size, Views
+from internimage.tasks.training.run_directory import weights_file
+from internimage.weight_files import metadata
+
+# Names of lists of classes by the data sets of the official configurations.
+_CLASSES = {
+    "ADE20K": "ade20k",
+    "Cityscapes": "cityscapes",
+    "Mapillary Vistas": "cityscapes",
+    "COCO-Stuff-164K": "cocostuff",
+    "COCO-Stuff-10K": "cocostuff",
+    "Pascal Context 59": "pascal_context59",
+    "NYU Depth v2": "nyu40",
+}
+_DEFAULT_MODEL = "upernet_internimage_t_512_160k_ade20k"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A segmentor.
+
+    Attributes:
+        model: in evaluation mode.
+        classes: by label.
+        views: what it sees of a picture.
+        mirrored: whether it sees each view's mirror image as well.
+        window: size of the windows that it looks at a view in, pixels; None: whole views.
+        stride: between windows, pixels.
+    """
+
+    model: nn.Module
+    classes: Classes
+    views: Views
+    mirrored: bool = False
+    window: Size | None = None
+    stride: Size | None = None
+
+    @property
+    def scorer(self) -> Scorer:
+        """Image [N, 3, H, W] -> scores, whole or in windows."""
+        if self.window is None:
+            return self.model
+        return Sliding(self.model, self.window, self.stride or self.window)
+
+
+def description(name: str, model: nn.Module, classes: Classes, views: Views) -> dict[str, str]:
+    """What stands beside the weights, so that `load_from_arguments` needs nothing else."""
+    return describe(model) | {
+        "segmentor": name,
+        "classes": json.dumps({"names": classes.names, "palette": classes.palette.tolist()}),
+        "test_scale": json.dumps(views.bounds),
+    }
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        help="a name of internimage.tasks.segmentation.list_segmentors() "
+        f"({_DEFAULT_MODEL}, or what --checkpoint says of itself)",
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="FILE", help="a run's folder, or weights; without it the released ones are downloaded"
+    )
+    parser.add_argument(
+        "--classes", type=Path, metavar="FILE", help="classes.json of a checkpoint that doesn't say (the model's)"
+    )
+    group = parser.add_argument_group("how the model looks at a picture (default: as in its official test)")
+    group.add_argument(
+        "--test-scale",
+        type=int,
+        nargs="*",
+        metavar="PIXELS",
+        help="bounds of its long and short side; none: its own size",
+    )
+    group.add_argument("--scales", type=float, nargs="+", metavar="FACTOR", help="of the views to average")
+    group.add_argument("--flip", action=argparse.BooleanOptionalAction, help="average with the mirrored views")
+    group.add_argument("--window", type=int, nargs="*", metavar="PIXELS", help="height and width; none: whole views")
+    group.add_argument("--stride", type=int, nargs=2, metavar="PIXELS", help="between windows, down and across")
+
+
+def load_from_arguments(arguments: argparse.Namespace, device: torch.device) -> Trained:
+    """The segmentor that the options of `add_model_arguments` choose.
+
+    Raises:
+        ValueError: options that contradict each other or the checkpoint.
+    """
+    path = None if arguments.checkpoint is None else weights_file(Path(arguments.checkpoint))
+    written = metadata(path) if path is not None and path.is_file() and path.suffix == ".safetensors" else {}
+    name = arguments.model or written.get("segmentor", _DEFAULT_MODEL)
+    config = get_config(name)
+    classes = _classes(arguments.classes, written, config.dataset)
+    if path is None:
+        model = create_segmentor(name, pretrained=True)
+    else:
+        source = path if path.exists() else arguments.checkpoint
+        model = create_segmentor(name, checkpoint=source, num_classes=len(classes.names))
+    if model.num_classes != len(classes.names):
+        raise ValueError(
+            f"{name} tells {model.num_classes} classes apart, the list of classes has {len(classes.names)}; give the "
+            "list that it was trained on as --classes FILE"
+        )
+    bounds = json.loads(written["test_scale"]) if "test_scale" in written else config.test_scale
+    bounds = _pair("--test-scale", arguments.test_scale, bounds)
+    views = Views(bounds, tuple(arguments.scales or config.test_factors), config.divisor)
+    mirrored = config.mirrored if arguments.flip is None else arguments.flip
+    window = _pair("--window", arguments.window, config.window)
+    stride = _pair("--stride", arguments.stride, config.window_stride if arguments.window is None else None)
+    return Trained(model.eval().to(device), classes, views, mirrored, window, stride)
+
+
+def _classes(given: Path | None, written: dict[str, str], dataset: str) -> Classes:
+    if given is not None:
+        return read_classes(given)
+    if "classes" in written:
+        return parse_classes(written["classes"], "the weights").classes
+    if not dataset:
+        raise ValueError("the weights don't say which classes they tell apart; give them as --classes FILE")
+    return classes_of(_CLASSES[dataset])
+
+
+def _pair(option: str, given: list[int] | None, default: Size | list[int] | None) -> Size | None:
+    """Two numbers, or None where an option is given without any."""
+    numbers = default if given is None else given
+    if not numbers:
+        return None
+    if len(numbers) != 2 or min(numbers) < 1:
+        raise ValueError(f"{option} takes two numbers of at least 1, or none, got {list(numbers)}")
+    return numbers[0], numbers[1]
