@@ -23,8 +23,8 @@ Image = NDArray[np.uint8]
 
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
+PNG = b"\x89PNG\r\n\x1a\n"  # what such files start with
 _JPEG = b"\xff\xd8\xff"
-_PNG = b"\x89PNG\r\n\x1a\n"
 # A marker that starts a segment or ends the picture: not a stuffed zero, a fill byte or a restart.
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 # Beyond this ratio of sides only the middle is resized: a strip of 1 x 100000 pixels would need gigabytes.
@@ -41,15 +41,23 @@ def read_image(path: str | PathLike[str]) -> Image:
     Raises:
         ImageError: the file is missing, a folder, empty, truncated, damaged, or not a picture.
     """
+    return decode_image(read_file(path), str(path))
+
+
+def read_file(path: str | PathLike[str]) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        ImageError: the file is missing, a folder, or can't be read.
+    """
     try:
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except IsADirectoryError:
         raise ImageError(f"{path}: is a folder, expected a picture file") from None
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except OSError as error:
         raise ImageError(f"{path}: can't be read: {error.strerror}") from error
-    return decode_image(data, str(path))
 
 
 def decode_image(data: bytes, name: str) -> Image:
@@ -62,21 +70,35 @@ def decode_image(data: bytes, name: str) -> Image:
     Raises:
         ImageError: no data, or data that is truncated, damaged, or not a picture.
     """
+    check_whole(data, name)
+    if not data.startswith(_JPEG):  # JPEG has no transparency
+        pixels = decode_pixels(data, cv2.IMREAD_UNCHANGED, name)
+        if pixels.dtype not in (np.uint8, np.uint16):
+            raise ImageError(f"{name}: has pixels of type {pixels.dtype}, expected 8 or 16 bits; convert it first")
+        if pixels.ndim == 3 and pixels.shape[2] == 4:
+            return _blend_with_white(pixels)
+    return cv2.cvtColor(decode_pixels(data, cv2.IMREAD_COLOR, name), cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+def check_whole(data: bytes, name: str) -> None:
+    """See that a picture file is complete, as far as its format tells.
+
+    Raises:
+        ImageError: no data; a JPEG or PNG file that is truncated or damaged.
+    """
     if not data:
         raise ImageError(f"{name}: is empty, expected a picture")
     for signature, find_damage in _FIND_DAMAGE.items():
         if data.startswith(signature) and (damage := find_damage(data)):
             raise ImageError(f"{name}: {damage}; copy or download it again")
-    if not data.startswith(_JPEG):  # JPEG has no transparency
-        pixels = _decode(data, cv2.IMREAD_UNCHANGED, name)
-        if pixels.dtype not in (np.uint8, np.uint16):
-            raise ImageError(f"{name}: has pixels of type {pixels.dtype}, expected 8 or 16 bits; convert it first")
-        if pixels.ndim == 3 and pixels.shape[2] == 4:
-            return _blend_with_white(pixels)
-    return cv2.cvtColor(_decode(data, cv2.IMREAD_COLOR, name), cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
-def _decode(data: bytes, flags: int, name: str) -> NDArray[Any]:
+def decode_pixels(data: bytes, flags: int, name: str) -> NDArray[Any]:
+    """Decode with OpenCV, as its `flags` say; colours are in BGR order.
+
+    Raises:
+        ImageError: data that OpenCV can't decode.
+    """
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:  # for one, more pixels than OpenCV accepts
@@ -106,7 +128,7 @@ def _jpeg_damage(data: bytes) -> str | None:
 
 
 def _png_damage(data: bytes) -> str | None:
-    position = len(_PNG)
+    position = len(PNG)
     while position + 12 <= len(data):  # length, type, content, checksum
         kind = data[position + 4 : position + 8]
         end = position + 12 + int.from_bytes(data[position : position + 4], "big")
@@ -121,7 +143,7 @@ def _png_damage(data: bytes) -> str | None:
     return "truncated PNG: it has no IEND chunk"
 
 
-_FIND_DAMAGE: dict[bytes, Callable[[bytes], str | None]] = {_JPEG: _jpeg_damage, _PNG: _png_damage}
+_FIND_DAMAGE: dict[bytes, Callable[[bytes], str | None]] = {_JPEG: _jpeg_damage, PNG: _png_damage}
 
 
 def resize(image: Image, height: int, width: int) -> Image:

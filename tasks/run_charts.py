@@ -19,14 +19,15 @@ _MOST_POINTS = 2000  # of a line
 _MOST_CELLS_WITH_TEXT, _MOST_CELLS = 30, 250  # in a row
 
 
-def learning_curves(rows: Iterable[Mapping[str, Any]], title: str) -> Figure:
-    """Loss and learning rate by step; below them, where the log has them, top-1 and top-5 accuracy by epoch.
+def learning_curves(rows: Iterable[Mapping[str, Any]], title: str, figures: Mapping[str, str]) -> Figure:
+    """Loss and learning rate by step; below them, of the task's figures those that the log has, by epoch.
 
     Args:
-        rows: of a training log, in order, by their keys: "step", "loss" and "lr"; or "epoch", "top1" and
-            "top5", in [0, 1], beside which "ema_top1" and "ema_top5" are of the averaged weights.
+        rows: of a training log, in order, by their keys: "step", "loss" and "lr"; or "epoch" and the task's figures,
+            in [0, 1], beside which a figure with "ema_" before its key is of the averaged weights.
             Other keys and rows don't matter. A value that is no finite number is left out.
         title: above the figure.
+        figures: shown name of each of the task's figures by its key, such as {"top1": "top-1"}.
 
     Raises:
         ValueError: no row has a loss.
@@ -35,17 +36,19 @@ def learning_curves(rows: Iterable[Mapping[str, Any]], title: str) -> Figure:
     losses, rates = _column(rows, "step", "loss"), _column(rows, "step", "lr")
     if not len(losses):
         raise ValueError(f'learning_curves: expected rows with "step" and a finite "loss", got none in {len(rows)}')
-    validated = any("top1" in row for row in rows)
-    figure = new_figure(10, 6.4 if validated else 3.6, title)
-    grid = figure.subplots(1 + validated, 2, squeeze=False)
-    _draw_loss(grid[0, 0], losses)
-    _plot(grid[0, 1], rates, GREY)
-    grid[0, 1].set_ylim(bottom=0)
-    grid[0, 1].yaxis.set_major_formatter("{x:g}")
-    style_panel(grid[0, 1], "learning rate", f"last: {rates[-1, 1]:.3g}" if len(rates) else "", "step")
-    if validated:
-        for axes, key, name in zip(grid[1], ("top1", "top5"), ("top-1", "top-5"), strict=True):
-            _draw_accuracy(axes, rows, key, f"validation {name}, %")
+    keys = [key for key in figures if any(key in row for row in rows)]
+    figure = new_figure(max(10, 5 * len(keys)), 6.4 if keys else 3.6, title)
+    # Two panels above as many as there are, over the same width.
+    above = [name for name in ("loss", "lr") for _ in range(max(1, len(keys)))]
+    below = [key for key in keys for _ in range(2)]
+    panels = figure.subplot_mosaic([above, below] if keys else [above])
+    _draw_loss(panels["loss"], losses)
+    _plot(panels["lr"], rates, GREY)
+    panels["lr"].set_ylim(bottom=0)
+    panels["lr"].yaxis.set_major_formatter("{x:g}")
+    style_panel(panels["lr"], "learning rate", f"last: {rates[-1, 1]:.3g}" if len(rates) else "", "step")
+    for key in keys:
+        _draw_figure(panels[key], rows, key, f"validation {figures[key]}, %")
     return figure
 
 
@@ -61,7 +64,7 @@ def _draw_loss(axes: Axes, losses: NDArray[np.float64]) -> None:
     style_panel(axes, "training loss", f"last, smoothed: {smooth[-1]:.3f}", "step")
 
 
-def _draw_accuracy(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, name: str) -> None:
+def _draw_figure(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, name: str) -> None:
     best = []
     for column, color, label in ((f"ema_{key}", ORANGE, "averaged weights"), (key, BLUE, "weights")):
         points = _column(rows, "epoch", column)

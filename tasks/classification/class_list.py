@@ -10,14 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from internimage.tasks.folders import DatasetError, neighbours, some
+
 logger = logging.getLogger(__name__)
 
 INTEGER = re.compile(r"-?[0-9]+")
-_SHOWN = 10  # names in a message
-
-
-class DatasetError(ValueError):
-    """A data set that can't be used as it is. The message names the place, what is there and what was expected."""
 
 
 class ClassList:
@@ -119,19 +116,3 @@ def read_class_file(path: Path) -> list[str]:
     if not ids:
         raise DatasetError(f"{path}: holds no class id, expected one a line, or a JSON list in a file *.json")
     return ids
-
-
-def some(names: Sequence[str]) -> str:
-    """The first names of what may be many."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
-def listing(folder: Path) -> str:
-    """What lies in a folder, for a message."""
-    return some(sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())) or "nothing"
-
-
-def neighbours(path: Path) -> str:
-    """The end of a message that `path` is missing: what lies where it was looked for."""
-    return f"; {path.parent} holds {listing(path.parent)}" if path.parent.is_dir() else ""

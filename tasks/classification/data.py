@@ -6,7 +6,7 @@ them (`loading.py`): opening is quick, and millions of pictures take little memo
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,14 +14,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from internimage.tasks.classification.class_list import INTEGER, ClassList, DatasetError, listing, neighbours, some
+from internimage.tasks.classification.class_list import INTEGER, ClassList
 from internimage.tasks.classification.inaturalist import annotations_path, read_inaturalist
+from internimage.tasks.folders import DatasetError, files_below, listing, neighbours, some
 from internimage.tasks.images import SUFFIXES
 from internimage.tasks.training.shards import COMPRESSED_NAME, TarShards
 
 SHARD_PICTURES = ("jpg", "jpeg", "png", "webp")  # extensions in tar shards
 
-_SUFFIXES = frozenset(os.fsencode(suffix) for suffix in SUFFIXES)
+_SUFFIXES = tuple(os.fsencode(suffix) for suffix in SUFFIXES)
 _MOST_LABELS = 1_000_000  # of labels that are numbers: more is an error in the data
 
 
@@ -203,24 +204,13 @@ def _open_class_folders(root: Path, split: str, classes: Path | Sequence[str] | 
     files, counts = [], []
     folder_labels = known.labels_of(folders)
     for folder, label in zip(folders, folder_labels, strict=True):
-        names = sorted(_pictures(os.fsencode(root / folder), os.fsencode(folder))) if label >= 0 else []
+        found = files_below(os.fsencode(root / folder), _SUFFIXES, os.fsencode(folder)) if label >= 0 else ()
+        names = sorted(found)
         files.append(np.array(names, np.bytes_))
         counts.append(len(names))
     labels = np.repeat(folder_labels, counts)
     known.check_filled(labels, every=split == "train")
     return PictureFiles(root, np.concatenate(files), labels, known.ids)
-
-
-def _pictures(folder: bytes, name: bytes) -> Iterator[bytes]:
-    """The pictures in a folder and the folders in it, as paths that start with `name` instead of the folder's."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(b"."):
-                continue
-            if entry.is_dir():  # asks the disk about symbolic links only
-                yield from _pictures(entry.path, name + b"/" + entry.name)
-            elif os.path.splitext(entry.name)[1].lower() in _SUFFIXES:  # noqa: PTH122  (Path takes no bytes)
-                yield name + b"/" + entry.name
 
 
 def _open_shards(shards: TarShards, folder: Path, split: str, classes: Path | Sequence[str] | None) -> PictureShards:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from internimage.tasks.classification.class_list import DatasetError, some
+from internimage.tasks.folders import DatasetError, some
 
 _MONTH = re.compile(r"[0-9]{4}-([0-9]{1,2})(?![0-9])")
 _NOWHEN_NOWHERE = (math.nan, math.nan, math.nan)

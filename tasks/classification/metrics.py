@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from internimage.tasks.reports import NAME_WIDTH, fit_name, list_names, matrix_entries
+
 IGNORED = -1  # the label of padding
 
 _BINS = 15  # of confidence, equally wide
@@ -71,7 +73,7 @@ class Report:
             "nll": self.nll,
             "absent": self.absent,
             "per_class": [{"images": row.images, "accuracy": row.accuracy} for row in self.per_class],
-            "confusion": None if self.confusion is None else _entries(self.confusion),
+            "confusion": None if self.confusion is None else matrix_entries(self.confusion),
         }
 
     def table(self, names: Sequence[str]) -> list[str]:
@@ -103,23 +105,23 @@ class Report:
         if len(self.per_class) > _SHOWN_CLASSES:
             present = sorted(present, key=lambda item: item[1].accuracy or 0)[:_SHOWN_WORST]
             title = f"the {len(present)} worst of {len(self.per_class)} classes"
-        yield f"\n{title:<40}  images  accuracy"
+        yield f"\n{title:<{NAME_WIDTH}}  images  accuracy"
         for label, row in present:
-            yield f"{_fit(names[label]):<40}{row.images:8d}{row.accuracy:10.2%}"
+            yield f"{fit_name(names[label]):<{NAME_WIDTH}}{row.images:8d}{row.accuracy:10.2%}"
         if self.absent:
-            some = "; ".join(_fit(names[label]) for label in self.absent[:_SHOWN_WORST])
-            more = f"; and {len(self.absent) - _SHOWN_WORST} more" if len(self.absent) > _SHOWN_WORST else ""
-            yield f"classes without images: {some}{more}"
+            yield f"classes without images: {list_names([names[label] for label in self.absent], _SHOWN_WORST)}"
 
     def _confusion_lines(self, names: Sequence[str]) -> Iterator[str]:
         if self.confusion is None:
             return
-        wrong = [(images, true, predicted) for true, predicted, images in _entries(self.confusion) if true != predicted]
+        wrong = [
+            (images, true, predicted) for true, predicted, images in matrix_entries(self.confusion) if true != predicted
+        ]
         if not wrong:
             return
-        yield f"\n{'most confused: true class':<40}  {'taken for':<40}  images"
+        yield f"\n{'most confused: true class':<{NAME_WIDTH}}  {'taken for':<{NAME_WIDTH}}  images"
         for images, true, predicted in sorted(wrong, key=lambda entry: -entry[0])[:_SHOWN_WORST]:
-            yield f"{_fit(names[true]):<40}  {_fit(names[predicted]):<40}{images:8d}"
+            yield f"{fit_name(names[true]):<{NAME_WIDTH}}  {fit_name(names[predicted]):<{NAME_WIDTH}}{images:8d}"
 
 
 class ClassificationMetrics:
@@ -236,14 +238,3 @@ class ClassificationMetrics:
                 f"ClassificationMetrics: labels must be below {self.num_classes}, or {IGNORED} for padding, got "
                 f"{int(strange[0])}; the data has other classes than the model"
             )
-
-
-def _entries(matrix: NDArray[np.int64]) -> list[list[int]]:
-    """Row, column and value of what is not zero."""
-    rows, columns = matrix.nonzero()
-    entries: list[list[int]] = np.stack([rows, columns, matrix[rows, columns]], axis=1).tolist()
-    return entries
-
-
-def _fit(name: str) -> str:
-    return name if len(name) <= 40 else f"{name[:39]}…"

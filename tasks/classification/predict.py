@@ -1,10 +1,9 @@
 """`internimage predict`: the classes of pictures, as text, as JSON and drawn beside the pictures."""
 
 import argparse
-import glob
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from tqdm import tqdm
 
 from internimage.tasks.classification.trained import Trained, add_model_arguments, load_from_arguments
 from internimage.tasks.devices import add_device_argument, choose_device
-from internimage.tasks.images import SUFFIXES, Image, ImageError, draw_predictions, prepare, read_image, write_image
+from internimage.tasks.images import Image, draw_predictions, prepare, write_image
+from internimage.tasks.picture_files import annotation_paths, find_images, read_images
 
 EXAMPLES = """examples:
   internimage predict cat.jpg                                      released weights, downloaded on first use
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     with tqdm(total=len(paths), unit="image", disable=len(paths) < _PROGRESS_FROM or None, file=sys.stderr) as progress:
         for start in range(0, len(paths), arguments.batch_size):
             batch = paths[start : start + arguments.batch_size]
-            readable = dict(_read(batch))
+            readable = dict(read_images(batch))
             failed += len(batch) - len(readable)
             for prediction in classifier.predict(readable, arguments.top):
                 predictions.append(prediction)
@@ -101,55 +101,6 @@ class Classifier:
         best = probabilities.topk(min(top, len(self.names)))
         for file, values, labels in zip(images, best.values.tolist(), best.indices.tolist(), strict=True):
             yield Prediction(file, labels, [self.names[label] for label in labels], values)
-
-
-def find_images(arguments: Sequence[str]) -> list[str]:
-    """Files named by paths, by folders (the pictures in them, at any depth) and by wildcards, in order, none twice.
-
-    A path that doesn't exist is kept, so that reading reports it.
-
-    Raises:
-        ValueError: a folder holds no picture, or a wildcard fits no file.
-    """
-    found: list[str] = []
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            files = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-            if not files:
-                raise ValueError(f"{argument}: the folder holds no picture ({', '.join(sorted(SUFFIXES))})")
-        elif not path.exists() and glob.has_magic(argument):
-            matches = glob.iglob(argument, recursive=True)  # noqa: PTH207  (pathlib can't glob an absolute pattern)
-            files = sorted(name for name in matches if Path(name).is_file())
-            if not files:
-                raise ValueError(f"{argument}: no file fits this wildcard")
-        else:
-            files = [argument]
-        found += files
-    return list(dict.fromkeys(found))
-
-
-def _read(paths: Sequence[str]) -> Iterator[tuple[str, Image]]:
-    for path in paths:
-        try:
-            yield path, read_image(path)
-        except ImageError as error:
-            tqdm.write(f"internimage: {error}", file=sys.stderr)
-
-
-def annotation_paths(paths: Sequence[str], folder: Path) -> dict[str, Path]:
-    """Where to write the annotated picture of each file: its own name, numbered where two have the same."""
-    targets: dict[str, Path] = {}
-    used: set[str] = set()
-    for path in paths:
-        stem = name = Path(path).stem
-        number = 1
-        while name in used:
-            number += 1
-            name = f"{stem}-{number}"
-        used.add(name)
-        targets[path] = folder / f"{name}.png"
-    return targets
 
 
 def _as_text(prediction: Prediction) -> str:

@@ -137,7 +137,8 @@ def train(
     if processes.is_main:
         print((output / "report.txt").read_text(), end="")
         title = f"{recipe.model} on {data.name}, best top-1 {loop.progress.best:.2%}"
-        charts.save(run_charts.learning_curves(directory.rows(), title), output / "curves.png")
+        curves = run_charts.learning_curves(directory.rows(), title, {"top1": "top-1", "top5": "top-5"})
+        charts.save(curves, output / "curves.png")
 
 
 class ClassificationTask:

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from internimage.tasks.layers.conv_norm import resize
+from internimage.tasks.segmentation.class_names import IGNORED
 
-IGNORED = 255  # label of pixels that belong to no class
 AUXILIARY_WEIGHT = 0.4
 
 

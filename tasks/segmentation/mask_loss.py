@@ -11,7 +11,8 @@ from torch import Tensor
 
 from internimage.tasks.layers.matching import match, mean_over_devices
 from internimage.tasks.layers.points import random_points, sample_points, uncertain_points
-from internimage.tasks.segmentation.losses import IGNORED, check_labels
+from internimage.tasks.segmentation.class_names import IGNORED
+from internimage.tasks.segmentation.losses import check_labels
 from internimage.tasks.segmentation.mask2former import MaskPrediction
 
 CLASS_WEIGHT = 2.0

@@ -13,6 +13,7 @@ matplotlib = pytest.importorskip("matplotlib", reason="charts are an optional pa
 
 
 NAMES = ["cat", "dog", "a very long name of a class"]
+FIGURES = {"top1": "top-1", "top5": "top-5"}
 MATRIX = np.array([[9, 1, 0], [0, 0, 0], [500, 0, 500]])
 
 
@@ -29,7 +30,7 @@ def log(steps: int, epochs: int, averaged: bool = False) -> list[dict[str, Any]]
 
 def test_the_curves_hold_the_values_of_the_log(tmp_path):
     rows = log(200, 5, averaged=True)
-    figure = run_charts.learning_curves(rows, "Digits")
+    figure = run_charts.learning_curves(rows, "Digits", FIGURES)
     loss, rate, top1, top5 = figure.axes
     np.testing.assert_allclose(loss.lines[0].get_xydata(), [(row["step"], row["loss"]) for row in rows[:200]])
     np.testing.assert_allclose(rate.lines[0].get_xydata(), [(r["step"], r["lr"]) for r in rows[:200]])
@@ -44,13 +45,38 @@ def test_the_curves_hold_the_values_of_the_log(tmp_path):
 
 
 def test_without_averaged_weights_or_validation_their_parts_are_left_out():
-    assert run_charts.learning_curves(log(20, 2), "Digits").axes[2].get_legend() is None
-    assert len(run_charts.learning_curves(log(20, 0), "Digits").axes) == 2
+    assert run_charts.learning_curves(log(20, 2), "Digits", FIGURES).axes[2].get_legend() is None
+    assert len(run_charts.learning_curves(log(20, 0), "Digits", FIGURES).axes) == 2
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_task_says_which_figures_are_drawn_and_each_has_its_panel(count):
+    figures = dict([("miou", "mean IoU"), ("macc", "mean accuracy"), ("aacc", "pixel accuracy")][:count])
+    rows = log(20, 0) + [
+        {"epoch": e, "top1": 0.9, **{key: e / 10 + i / 20 for i, key in enumerate(figures)}, "ema_miou": e / 9}
+        for e in (1, 2, 3)
+    ]
+    figure = run_charts.learning_curves(rows, "Maps", figures | {"other": "not in the log"})
+    panels = figure.axes[2:]
+    assert [axes.get_title("left") for axes in panels] == [f"validation {name}, %" for name in figures.values()]
+    for i, axes in enumerate(panels):
+        np.testing.assert_allclose(
+            axes.lines[1 if i == 0 else 0].get_ydata(), [100 * (e / 10 + i / 20) for e in (1, 2, 3)]
+        )
+    assert [axes.get_legend() is None for axes in panels] == [False] + [True] * (count - 1)
+    figure.draw_without_rendering()
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    for axes in panels:
+        titles = {axes.get_title(side) for side in ("left", "right")}
+        texts = [text for text in axes.findobj(matplotlib.text.Text) if text.get_text() in titles]
+        assert len(texts) == 2
+        assert sum(text.get_window_extent().width for text in texts) < axes.bbox.width - 10
 
 
 def test_a_long_log_is_thinned_and_keeps_its_ends():
     rows = log(9001, 0)
-    for axes in run_charts.learning_curves(rows, "Long").axes:
+    for axes in run_charts.learning_curves(rows, "Long", FIGURES).axes:
         for line in axes.lines:
             steps = line.get_xdata()
             assert len(steps) == 2000
@@ -62,7 +88,7 @@ def test_the_smooth_line_is_close_to_the_trend_of_noise():
     trend = 2 + np.exp(-np.arange(2000) / 400)
     noisy = trend + rng.normal(scale=0.3, size=2000)
     rows = [{"step": step, "loss": loss, "lr": 1e-3} for step, loss in enumerate(noisy)]
-    raw, smooth = run_charts.learning_curves(rows, "Noise").axes[0].lines
+    raw, smooth = run_charts.learning_curves(rows, "Noise", FIGURES).axes[0].lines
     np.testing.assert_allclose(raw.get_ydata(), noisy)
     assert np.abs(smooth.get_ydata() - trend).max() < 0.15
 
@@ -71,7 +97,7 @@ def test_a_spike_does_not_flatten_the_rest_and_what_is_not_finite_is_left_out(tm
     rows = log(400, 1)
     rows[50]["loss"], rows[60]["loss"], rows[70]["loss"] = 1000.0, math.nan, None
     rows.append({"step": 500, "note": "of something else"})
-    figure = run_charts.learning_curves(rows, "Spike")
+    figure = run_charts.learning_curves(rows, "Spike", FIGURES)
     axes = figure.axes[0]
     assert len(axes.lines[0].get_xdata()) == 398
     assert np.isfinite(axes.lines[1].get_ydata()).all()
@@ -81,7 +107,7 @@ def test_a_spike_does_not_flatten_the_rest_and_what_is_not_finite_is_left_out(tm
 
 @pytest.mark.parametrize("rows", [log(1, 1), log(1, 0), [*log(2, 0), {"epoch": 1, "top1": None, "top5": None}]])
 def test_the_shortest_logs_make_curves_too(rows, tmp_path):
-    figure = run_charts.learning_curves(rows, "Short")
+    figure = run_charts.learning_curves(rows, "Short", FIGURES)
     low, high = figure.axes[0].get_xlim()
     assert low < 1 < high
     charts.save(figure, tmp_path / "curves.png")
@@ -90,7 +116,7 @@ def test_the_shortest_logs_make_curves_too(rows, tmp_path):
 @pytest.mark.parametrize("rows", [[], log(0, 2), [{"step": 1, "loss": math.nan, "lr": 1.0}]])
 def test_a_log_without_a_loss_is_refused(rows):
     with pytest.raises(ValueError, match='expected rows with "step" and a finite "loss", got none in'):
-        run_charts.learning_curves(rows, "Nothing")
+        run_charts.learning_curves(rows, "Nothing", FIGURES)
 
 
 def cells(figure: Any) -> dict[tuple[int, int], list[str]]:

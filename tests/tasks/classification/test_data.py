@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internimage.tasks.classification.class_list import DatasetError, read_class_file
+from internimage.tasks.classification.class_list import read_class_file
 from internimage.tasks.classification.data import Dataset, open_dataset
+from internimage.tasks.folders import DatasetError
 from internimage.tasks.images import decode_image
 from internimage.tasks.training import shards
 from internimage.tasks.training.shard_index import ShardError

@@ -13,7 +13,6 @@ import torch
 import internimage
 from internimage import imagenet
 from internimage.tasks import images
-from internimage.tasks.classification.predict import annotation_paths, find_images
 from internimage.tasks.cli import main
 
 MODEL = "internimage_atto"
@@ -143,30 +142,3 @@ def test_without_a_checkpoint_the_released_weights_are_taken(tmp_path, monkeypat
         label = model(images.prepare(images.read_image(picture), 224)[None]).argmax().item()
     assert row["labels"] == [label]
     assert row["names"] == [imagenet.class_names(1000)[label]]
-
-
-def test_folders_and_wildcards_are_searched_and_nothing_is_named_twice(tmp_path, monkeypatch):
-    for name in ("a.png", "b.JPG", "deep/er/c.webp"):
-        write_picture((tmp_path / name).with_suffix(".png"), 0).rename(tmp_path / name)
-    (tmp_path / "notes.txt").touch()
-    monkeypatch.chdir(tmp_path)
-    everything = ["a.png", "b.JPG", str(Path("deep", "er", "c.webp"))]
-    assert find_images(["."]) == everything
-    assert find_images(["*.png", "a.png", "deep"]) == ["a.png", everything[2]]
-    assert find_images(["**/*.webp"]) == [everything[2]]
-    assert find_images(["missing.png"]) == ["missing.png"]
-    (tmp_path / "odd[1].png").touch()
-    assert find_images(["odd[1].png"]) == ["odd[1].png"]  # a file's own name is no wildcard
-    with pytest.raises(ValueError, match=r"\*\.bmp: no file fits"):
-        find_images(["*.bmp"])
-    (tmp_path / "hollow").mkdir()
-    with pytest.raises(ValueError, match="hollow: the folder holds no picture"):
-        find_images(["hollow"])
-
-
-def test_annotated_pictures_of_one_name_do_not_overwrite_each_other():
-    paths = ["x/a.png", "y/a.jpg", "z/a-2.png", "b.png"]
-    targets = annotation_paths(paths, Path("out"))
-    assert list(targets) == paths
-    assert len(set(targets.values())) == 4
-    assert targets["x/a.png"] == Path("out/a.png")
