@@ -69,7 +69,7 @@ def classes_of(dataset: str) -> Classes:
     if dataset not in _DATASETS:
         nearest = difflib.get_close_matches(dataset, _DATASETS) or _DATASETS
         raise DatasetError(f"no class names of a data set {dataset!r} are stored; nearest: {', '.join(nearest)}")
-    return _parse(_FOLDER.joinpath(f"{dataset}.json").read_text(encoding="utf-8"), dataset).classes
+    return parse_classes(_FOLDER.joinpath(f"{dataset}.json").read_text(encoding="utf-8"), dataset).classes
 
 
 def read_classes(path: Path) -> Classes:
@@ -89,7 +89,7 @@ def read_class_file(path: Path) -> ClassFile:
         raise DatasetError(f"{path}: no such file of classes{neighbours(path)}; expected {_EXAMPLE}") from None
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: can't be read as a file of classes: {error}") from error
-    return _parse(text, str(path))
+    return parse_classes(text, str(path))
 
 
 def colour_map(count: int) -> NDArray[np.uint8]:
@@ -103,7 +103,8 @@ def colour_map(count: int) -> NDArray[np.uint8]:
     return np.stack([bits.sum(axis=1) for bits in channels], axis=1).astype(np.uint8)
 
 
-def _parse(text: str, name: str) -> ClassFile:
+def parse_classes(text: str, name: str) -> ClassFile:
+    """What a `classes.json` says, from its text; see `read_class_file`. `name` is what errors call it."""
     try:
         content = json.loads(text)
     except ValueError as error:
