@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -14,12 +16,14 @@ from tqdm import tqdm
 
 from internimage.tasks import charts
 from internimage.tasks.devices import add_device_argument
+from internimage.tasks.images import Image, ImageError, write_image
+from internimage.tasks.picture_files import annotation_paths
 from internimage.tasks.segmentation.class_names import Classes
-from internimage.tasks.segmentation.datasets import LAYOUTS, SegmentationData, open_dataset
+from internimage.tasks.segmentation.datasets import LAYOUTS, Sample, SegmentationData, open_dataset
 from internimage.tasks.segmentation.inference import predict_classes
 from internimage.tasks.segmentation.loading import EvalItem, EvalSet
 from internimage.tasks.segmentation.metrics import IGNORED, Report, SegmentationMetrics
-from internimage.tasks.segmentation.pictures import iou_chart
+from internimage.tasks.segmentation.pictures import iou_chart, prediction_picture, sheet
 from internimage.tasks.segmentation.trained import Trained, add_model_arguments, load_from_arguments
 from internimage.tasks.training.distributed import Processes, join_processes
 from internimage.tasks.training.samples import worker_init
@@ -34,6 +38,9 @@ EXAMPLES = """examples:
 """
 
 
+_SAMPLES = 8
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the folder with the data set")
     parser.add_argument("--split", default="val", help="which split (val)")
@@ -41,7 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--layout", metavar="NAME", help=f"of the folder: {', '.join(LAYOUTS)} (seen from what the folder holds)"
     )
     add_model_arguments(parser)
-    parser.add_argument("--output", type=Path, metavar="DIR", help="write metrics.json, report.txt and iou.png there")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="write metrics.json, report.txt, iou.png and samples.png there"
+    )
+    parser.add_argument(
+        "--pictures", action="store_true", help="draw every picture with truth, prediction and errors, in DIR/pictures"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument("--workers", type=int, default=2, help="processes that load pictures, for each process (2)")
     add_device_argument(parser)
@@ -53,16 +65,21 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("--workers must be at least 0")
     if arguments.output:
         charts.require_matplotlib()
+    elif arguments.pictures:
+        raise ValueError("--pictures needs a folder to write to: give --output DIR")
     with join_processes(arguments.device) as processes:
         trained = load_from_arguments(arguments, processes.device)
         dataset = open_dataset(arguments.data, arguments.split, arguments.layout)
         check_classes(trained.classes, dataset.classes)
         report, corrupt = evaluate(trained, dataset, processes, workers=arguments.workers)
+        samples = draw_samples(trained, dataset) if arguments.output else None
         if processes.is_main:
             _print(report, corrupt, dataset.classes, as_json=arguments.json)
             if arguments.output:
                 arguments.output.mkdir(parents=True, exist_ok=True)
-                write_report(report, dataset.classes, arguments.output)
+                write_report(report, dataset.classes, arguments.output, samples)
+        if arguments.pictures:
+            _draw_all(trained, dataset, processes, arguments.output / "pictures")
     return 1 if corrupt else 0
 
 
@@ -126,13 +143,42 @@ def evaluate(
     return metrics.compute(), sorted({name for part in processes.gather(corrupt) for name in part})
 
 
-def write_report(report: Report, classes: Classes, folder: Path) -> None:
-    """Write metrics.json, report.txt and iou.png."""
+def draw_samples(trained: Trained, dataset: SegmentationData) -> Image | None:
+    """A sheet of pictures from all over the data, each with truth, prediction and errors; None if none can be read."""
+    chosen = np.linspace(0, len(dataset) - 1, min(_SAMPLES, len(dataset))).round().astype(int).tolist()
+    examples = [(sample.image, sample.labels, trained.predict(sample.image)) for sample in _readable(dataset, chosen)]
+    return sheet(examples, dataset.classes.names, dataset.classes.palette) if examples else None
+
+
+def _draw_all(trained: Trained, dataset: SegmentationData, processes: Processes, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    classes = dataset.classes
+    targets = annotation_paths([dataset.name(index) for index in range(len(dataset))], folder)
+    own, _ = processes.share(len(dataset))
+    bar = tqdm(own, desc="drawing", unit="image", disable=None if processes.is_main else True, dynamic_ncols=True)
+    for sample in _readable(dataset, bar):
+        predicted = trained.predict(sample.image)
+        picture = prediction_picture(
+            sample.image, predicted, classes.names, classes.palette, sample.labels, title=sample.name
+        )
+        write_image(targets[sample.name], picture)
+
+
+def _readable(dataset: SegmentationData, indices: Iterable[int]) -> Iterator[Sample]:
+    for index in indices:
+        with suppress(ImageError, OSError):
+            yield dataset.read(index)
+
+
+def write_report(report: Report, classes: Classes, folder: Path, samples: Image | None) -> None:
+    """Write metrics.json, report.txt, iou.png and samples.png."""
     with written_whole(folder / "metrics.json") as temporary:
         temporary.write_text(json.dumps(report.to_json(classes.names), indent=1) + "\n")
     (folder / "report.txt").write_text("\n".join(report.table(classes.names)) + "\n")
     title = f"mean IoU {report.miou:.2%}, pixel accuracy {report.aacc:.2%}"
     charts.save(iou_chart(report, classes.names, classes.palette, title), folder / "iou.png")
+    if samples is not None:
+        write_image(folder / "samples.png", samples)
 
 
 def _print(report: Report, corrupt: Sequence[str], classes: Classes, *, as_json: bool) -> None:

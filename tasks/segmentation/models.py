@@ -78,7 +78,17 @@ def create_segmentor(
 def build_segmentor(config: SegmentorConfig, num_classes: int, **overrides: Any) -> Segmentor:
     """The model of a configuration, freshly initialised; see `create_segmentor`."""
     arguments = variant_arguments(VARIANTS[config.variant], dense=True) | overrides
-    backbone = InternImageFeatures(**arguments)
+    return on_backbone(InternImageFeatures(**arguments), config, num_classes)
+
+
+def on_backbone(backbone: Any, config: SegmentorConfig, num_classes: int) -> Segmentor:
+    """The heads of a configuration on any backbone.
+
+    Args:
+        backbone: image -> maps [N, C_i, H_i, W_i], finest first; `feature_info.channels()` tells C_i, as timm's do.
+        config: of the heads.
+        num_classes: of the scores.
+    """
     channels = backbone.feature_info.channels()
     head = _HEADS[config.method](channels, num_classes, **config.head)
     auxiliary_head = (

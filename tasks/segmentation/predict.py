@@ -9,16 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from internimage.tasks.devices import add_device_argument, choose_device
-from internimage.tasks.images import Image, write_image
+from internimage.tasks.images import write_image
 from internimage.tasks.picture_files import annotation_paths, find_images, read_images
-from internimage.tasks.segmentation.inference import predict_classes
 from internimage.tasks.segmentation.label_files import write_labels
-from internimage.tasks.segmentation.pictures import class_shares, prediction_picture
+from internimage.tasks.segmentation.pictures import class_counts, prediction_picture
 from internimage.tasks.segmentation.trained import Trained, add_model_arguments, load_from_arguments
 
 EXAMPLES = """examples:
@@ -65,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     predictions: list[Prediction] = []
     bar = tqdm(paths, unit="image", disable=len(paths) < _PROGRESS_FROM or None, file=sys.stderr)
     for path, image in read_images(bar):
-        labels = predict(trained, image, device)
+        labels = trained.predict(image)
         write_labels(targets[path], labels, trained.classes.palette)
         drawing = prediction_picture(image, labels, trained.classes.names, trained.classes.palette)
         write_image(targets[path].with_suffix(".overlay.png"), drawing)
@@ -82,18 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def predict(trained: Trained, image: Image, device: torch.device) -> NDArray[np.uint8]:
-    """The class of each pixel of a picture, uint8 [H, W]."""
-    views = [view.unsqueeze(0).to(device) for view in trained.views(image)]
-    height, width = image.shape[:2]
-    classes = predict_classes(trained.scorer, views, (height, width), mirrored=trained.mirrored)
-    labels: NDArray[np.uint8] = classes[0].to(torch.uint8).cpu().numpy()
-    return labels
-
-
 def _prediction(path: str, labels: NDArray[np.uint8], trained: Trained) -> Prediction:
     names = trained.classes.names
-    shares = class_shares(labels, len(names))
+    shares = class_counts(labels, len(names)) / labels.size
     order = [int(label) for label in np.argsort(-shares, kind="stable") if shares[label] > 0]
     return Prediction(path, order, [names[label] for label in order], [float(shares[label]) for label in order])
 

@@ -17,7 +17,7 @@ from internimage.checkpoint import read_state_dict
 from internimage.tasks import charts, run_charts
 from internimage.tasks.devices import add_device_argument
 from internimage.tasks.segmentation.datasets import SegmentationData, open_dataset
-from internimage.tasks.segmentation.evaluate import evaluate, write_report
+from internimage.tasks.segmentation.evaluate import draw_samples, evaluate, write_report
 from internimage.tasks.segmentation.loading import TrainSet, collate
 from internimage.tasks.segmentation.metrics import Report
 from internimage.tasks.segmentation.models import build_segmentor
@@ -164,16 +164,19 @@ class SegmentationTask:
 
     def evaluate(self, model: nn.Module) -> Figures:
         """The figures of the validation data, in [0, 1]."""
-        config = self._recipe.config
-        trained = Trained(model, self._data.classes, self._views, window=config.window, stride=config.window_stride)
-        self._report, _ = evaluate(trained, self._data, self._processes, workers=self._recipe.workers)
+        self._report, _ = evaluate(self._trained(model), self._data, self._processes, workers=self._recipe.workers)
         return {name: getattr(self._report, name) for name in ("miou", "macc", "aacc")}
 
     def export(self, model: nn.Module, name: str) -> None:
         """Write the weights, and the report of the evaluation before."""
         save_weights(model, self._directory.path / name, self.metadata, self._processes)
+        samples = draw_samples(self._trained(model), self._data)
         if self._processes.is_main and self._report is not None:
-            write_report(self._report, self._data.classes, self._directory.path)
+            write_report(self._report, self._data.classes, self._directory.path, samples)
+
+    def _trained(self, model: nn.Module) -> Trained:
+        config = self._recipe.config
+        return Trained(model, self._data.classes, self._views, window=config.window, stride=config.window_stride)
 
 
 def build_model(recipe: SegmentationRecipe, num_classes: int) -> Segmentor:

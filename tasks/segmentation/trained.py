@@ -7,13 +7,16 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from internimage.checkpoint import describe
+from internimage.tasks.images import Image
 from internimage.tasks.segmentation.class_names import Classes, classes_of, parse_classes, read_classes
 from internimage.tasks.segmentation.configs import get_config
-from internimage.tasks.segmentation.inference import Scorer, Sliding
+from internimage.tasks.segmentation.inference import Scorer, Sliding, predict_classes
 from internimage.tasks.segmentation.models import create_segmentor
 from internimage.tasks.segmentation.views import Size, Views
 from internimage.tasks.training.run_directory import weights_file
@@ -58,6 +61,15 @@ class Trained:
         if self.window is None:
             return self.model
         return Sliding(self.model, self.window, self.stride or self.window)
+
+    def predict(self, image: Image) -> NDArray[np.uint8]:
+        """The class of each pixel of a picture, uint8 [H, W]."""
+        device = next(self.model.parameters()).device
+        views = [view.unsqueeze(0).to(device) for view in self.views(image)]
+        height, width = image.shape[:2]
+        classes = predict_classes(self.scorer, views, (height, width), mirrored=self.mirrored)
+        labels: NDArray[np.uint8] = classes[0].to(torch.uint8).cpu().numpy()
+        return labels
 
 
 def description(name: str, model: nn.Module, classes: Classes, views: Views) -> dict[str, str]:

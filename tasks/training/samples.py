@@ -14,21 +14,20 @@ Sample = TypeVar("Sample")
 
 
 def first_readable(
-    read: Callable[[int], Sample], name: Callable[[int], str], index: int, count: int
+    read: Callable[[int], Sample], index: int, count: int
 ) -> tuple[Sample, list[str]]:
     """A sample, or if it can't be read the next one that can: training goes on without it.
 
     Args:
         read: index -> sample.
-        name: index -> what the sample is called.
         index: of the sample.
         count: of samples; after the last comes the first.
 
     Returns:
-        The sample, and the names of those that could not be read.
+        The sample, and why those before it could not be read, with their names.
 
     Raises:
-        ImageError: neither this sample nor the 99 after it can be read; the message names them.
+        ImageError: neither this sample nor the 99 after it can be read; the message says why.
     """
     corrupt: list[str] = []
     for place in range(min(_MOST_REPLACED, count)):
@@ -36,11 +35,8 @@ def first_readable(
         try:
             return read(current), corrupt
         except (ImageError, OSError) as error:
-            corrupt.append(name(current))
-            reason = error
-    raise ImageError(
-        f"{len(corrupt)} pictures in a row can't be read: {', '.join(corrupt)}; the reason of the last: {reason}"
-    )
+            corrupt.append(str(error))
+    raise ImageError(f"{len(corrupt)} samples in a row can't be read: {'; '.join(corrupt)}")
 
 
 def worker_init(worker: int) -> None:
