@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"internimage": ROOT / "internimage", "internimage.tasks": ROOT / "tasks"}
-STANDALONE = {"variants.py", "scaling.py", "released.py", "imagenet.py", "configs.py"}  # data: no torch
+# Data: no torch.
+STANDALONE = {"variants.py", "scaling.py", "released.py", "imagenet.py", "configs.py", "class_names.py"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -12,20 +12,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from internimage.tasks.folders import DatasetError, files_below, listing, neighbours, some
+from internimage.tasks.folders import DatasetError, listing, neighbours, some
 from internimage.tasks.images import Image, ImageError, read_image
 from internimage.tasks.segmentation.class_names import Classes, classes_of, read_class_file
 from internimage.tasks.segmentation.label_files import read_labels
 from internimage.tasks.segmentation.label_values import LabelValues, plain, values_of
-from internimage.tasks.segmentation.layouts import LAYOUTS, LabelFiles, Layout, Part
+from internimage.tasks.segmentation.layouts import LAYOUTS, Layout, Part
+from internimage.tasks.segmentation.pairs import Pairs, find_pairs
 
 SPLITS = ("train", "val")
 CLASS_FILE = "classes.json"
 
-Files = dict[bytes, bytes]  # paths relative to the root, by what pictures and their labels have in common
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sample:
     """A picture and its labels.
 
@@ -38,21 +37,6 @@ class Sample:
     name: str
     image: Image
     labels: NDArray[np.uint8]
-
-
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """Pictures and label files that are read in the same way.
-
-    Attributes:
-        images: [N], encoded paths, relative to the root.
-        labels: [N], likewise.
-        values: what stands for which class in the label files.
-    """
-
-    images: NDArray[np.bytes_]
-    labels: NDArray[np.bytes_]
-    values: LabelValues
 
 
 class SegmentationData:
@@ -130,10 +114,7 @@ def open_dataset(root: Path, split: str, layout: str | None = None) -> Segmentat
         raise DatasetError(f"{root}: no such folder{neighbours(root)}")
     row = LAYOUTS[_recognised(root) if layout is None else _known(layout)]
     classes, values = _classes(root, row)
-    parts = [_pairs(root, part, values) for part in row.splits[split]]
-    if not sum(len(part.images) for part in parts):
-        places = " and ".join(str(root / part.images) for part in row.splits[split])
-        raise DatasetError(f"{places}: no picture for {split!r}, expected {row.summary}")
+    parts = [find_pairs(root, part, values) for part in row.splits[split]]
     return SegmentationData(root, classes, parts)
 
 
@@ -175,90 +156,6 @@ def _classes(root: Path, layout: Layout) -> tuple[Classes, LabelValues]:
         return classes, plain(len(classes))
     file = read_class_file(root / CLASS_FILE)
     return file.classes, values_of(file)
-
-
-def _pairs(root: Path, part: Part, values: LabelValues) -> Pairs:
-    images = _files(root, part.images, part.suffixes)
-    labelled = [_label_files(root, part, labels) for labels in part.labels]
-    place, labels = max(zip(part.labels, labelled, strict=True), key=lambda found: len(found[1]))
-    if part.listed is None:
-        keys = sorted(images)
-    else:
-        keys = _listed(root / part.listed)
-        _check_listed(root / part.listed, keys, root / part.images, images)
-    _check_labelled(root / part.images, keys, root / place.folder, place.suffix, labels)
-    if part.listed is None:
-        _check_none_left(root / place.folder, labels, root / part.images, images)
-    return Pairs(_paths(images, keys), _paths(labels, keys), place.values or values)
-
-
-def _files(root: Path, folder: str, suffixes: Sequence[str]) -> Files:
-    if not (root / folder).is_dir():
-        raise DatasetError(f"{root / folder}: no such folder{neighbours(root / folder)}")
-    ends = tuple(os.fsencode(suffix) for suffix in suffixes)
-    files: Files = {}
-    for path in files_below(os.fsencode(root / folder), ends):
-        end = next(end for end in ends if path.lower().endswith(end))
-        key = path[: -len(end)]
-        if key in files:
-            names = sorted(os.fsdecode(found) for found in (files[key], os.fsencode(folder) + b"/" + path))
-            raise DatasetError(f"{root}: {' and '.join(names)} would have the same labels; rename one")
-        files[key] = os.fsencode(folder) + b"/" + path
-    return files
-
-
-def _label_files(root: Path, part: Part, labels: LabelFiles) -> Files:
-    """Label files of one kind; none where the folder is missing and another kind may be there instead."""
-    if len(part.labels) > 1 and not (root / labels.folder).is_dir():
-        return {}
-    longer = tuple(
-        os.fsencode(other.suffix)
-        for other in part.labels
-        if other.suffix != labels.suffix and other.suffix.endswith(labels.suffix)
-    )
-    found = _files(root, labels.folder, [labels.suffix])
-    return {key: path for key, path in found.items() if not (longer and path.endswith(longer))}
-
-
-def _listed(path: Path) -> list[bytes]:
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: no such list of pictures{neighbours(path)}") from None
-    except OSError as error:
-        raise DatasetError(f"{path}: can't be read: {error.strerror}") from error
-    return [line.strip() for line in lines if line.strip()]
-
-
-def _check_listed(path: Path, keys: Sequence[bytes], folder: Path, images: Files) -> None:
-    lacking = [os.fsdecode(key) for key in keys if key not in images]
-    if lacking:
-        raise DatasetError(
-            f"{path}: names {len(lacking)} of {len(keys)} pictures that {folder} lacks: {some(lacking)}; expected the "
-            "names of pictures without suffix, one a line"
-        )
-
-
-def _check_labelled(folder: Path, keys: Sequence[bytes], place: Path, suffix: str, labels: Files) -> None:
-    lacking = [os.fsdecode(key) for key in keys if key not in labels]
-    if lacking:
-        raise DatasetError(
-            f"{folder}: {len(lacking)} of {len(keys)} pictures have no labels: {some(lacking)}; expected files in "
-            f"{place} that are called so and end in {suffix}"
-        )
-
-
-def _check_none_left(place: Path, labels: Files, folder: Path, images: Files) -> None:
-    left = sorted(os.fsdecode(path) for key, path in labels.items() if key not in images)
-    if left:
-        raise DatasetError(
-            f"{place}: {len(left)} of {len(labels)} label files belong to no picture in {folder}: {some(left)}; remove "
-            "them, or add the pictures"
-        )
-
-
-def _paths(files: Files, keys: Sequence[bytes]) -> NDArray[np.bytes_]:
-    return np.array([files[key] for key in keys], np.bytes_)
 
 
 def _size(pixels: NDArray[np.uint8]) -> str:

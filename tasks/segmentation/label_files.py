@@ -19,7 +19,7 @@ from internimage.tasks.segmentation.class_names import colour_map
 from internimage.tasks.segmentation.label_values import LabelValues
 
 _GREY, _RGB, _INDEXED = 0, 2, 3  # types of PNG that labels may have
-_TYPES = {4: "grey with transparency", 6: "RGB with transparency"}
+_TRANSPARENT = {4: "grey", 6: "RGB"}
 
 
 def read_labels(path: str | PathLike[str], values: LabelValues) -> NDArray[np.uint8]:
@@ -74,8 +74,11 @@ def _png_numbers(data: bytes, name: str) -> NDArray[Any]:
     if kind != b"IHDR" or len(header) != 13:
         raise ImageError(f"{name}: damaged PNG: it doesn't start with a header; copy or download it again")
     bits, colour = header[8:10]
-    if colour in _TYPES:
-        raise ImageError(f"{name}: is a PNG of type {_TYPES[colour]}, expected grey or indexed; save it so")
+    if colour in _TRANSPARENT:
+        raise ImageError(
+            f"{name}: is a {_TRANSPARENT[colour]} PNG with transparency, expected labels as a grey or indexed PNG; "
+            "save it without transparency"
+        )
     if colour == _INDEXED:
         header = header[:9] + bytes([_GREY]) + header[10:]
     pixels = b"".join(_chunk(kind, content) for kind, content in chunks if kind == b"IDAT")

@@ -4,7 +4,7 @@ A table: one row a layout. `datasets.py` reads it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from internimage.tasks.images import SUFFIXES
 from internimage.tasks.segmentation.label_values import LabelValues, mapped, plain, reduced
@@ -31,15 +31,17 @@ class Part:
 
     Attributes:
         images: the folder, relative to the root; folders below it count, too.
-        suffixes: ends of the pictures' names, in small letters.
-        labels: where labels may lie; of several, those that most files are there of, or the first.
+        suffixes: ends of the pictures' names; letters may be small or capital.
+        labels: where labels may lie; of several places, the first that holds any counts.
         listed: a file with the names of the pictures, without suffix, one a line; None: all in the folder.
+        spare_labels: labels without pictures are no fault.
     """
 
     images: str
     suffixes: tuple[str, ...]
     labels: tuple[LabelFiles, ...]
     listed: str | None = None
+    spare_labels: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,8 @@ def _ade20k(split: str) -> tuple[Part, ...]:
     return (Part(f"images/{split}", (".jpg",), (LabelFiles(f"annotations/{split}", ".png", reduced(150)),)),)
 
 
-def _cityscapes(split: str, quality: str, *refined: LabelFiles) -> tuple[Part, ...]:
+def _cityscapes(split: str, quality: str = "gtFine") -> tuple[Part, ...]:
     labels = (
-        *refined,
         LabelFiles(f"{quality}/{split}", f"_{quality}_labelTrainIds.png", None),
         LabelFiles(f"{quality}/{split}", f"_{quality}_labelIds.png", _CITYSCAPES),
     )
@@ -95,10 +96,12 @@ def _cityscapes(split: str, quality: str, *refined: LabelFiles) -> tuple[Part, .
 
 
 def _cityscapes_extra() -> tuple[Part, ...]:
-    # As published with "Hierarchical Multi-Scale Attention for Semantic Segmentation" (Tao et al., 2020): labels that a
-    # network found where people labelled coarsely.
+    (coarse,) = _cityscapes("train_extra", "gtCoarse")
+    # What a network made of the coarse labels, as published with "Hierarchical Multi-Scale Attention for Semantic
+    # Segmentation" (Tao et al., 2020).
     refined = LabelFiles("refinement_final/train_extra", "_leftImg8bit.png", _CITYSCAPES)
-    return _cityscapes("train_extra", "gtCoarse", refined)
+    # One picture is broken in the release, which asks to delete it: its labels stay.
+    return (replace(coarse, labels=(refined, *coarse.labels), spare_labels=True),)
 
 
 def _mapillary(split: str, values: LabelValues) -> tuple[Part, ...]:
@@ -143,13 +146,13 @@ LAYOUTS: Mapping[str, Layout] = {
     "cityscapes": Layout(
         "{leftImg8bit,gtFine}/{train,val}/CITY",
         "cityscapes",
-        {"train": _cityscapes("train", "gtFine"), "val": _cityscapes("val", "gtFine")},
+        {"train": _cityscapes("train"), "val": _cityscapes("val")},
     ),
     "cityscapes_extra": Layout(
         "as cityscapes; for training also leftImg8bit/train_extra/CITY with refinement_final/train_extra/CITY (labels "
         "as for pictures called *_leftImg8bit.png, ids of Cityscapes), or with gtCoarse/train_extra/CITY",
         "cityscapes",
-        {"train": _cityscapes("train", "gtFine") + _cityscapes_extra(), "val": _cityscapes("val", "gtFine")},
+        {"train": _cityscapes("train") + _cityscapes_extra(), "val": _cityscapes("val")},
     ),
     "mapillary": Layout(
         "{training,validation}/{images,v1.2/labels}, or labels without v1.2/ (Mapillary Vistas 1.2, 65 classes)",
