@@ -110,7 +110,7 @@ def _beside_legend(image: Image, predicted: Labels, names: Sequence[str], palett
     small = fit(image, *_box(image, 1, 1, _WIDEST - 620))
     shown = overlay(small, _resized(checked_labels(image, predicted, len(names)), small), palette)
     scale = _text_scale(shown.shape[1] + 400)
-    rows = max(8, shown.shape[0] // _row_height(scale) - 1)
+    rows = max(12, shown.shape[0] // _row_height(scale) - 1)
     legend = _legend([class_counts(predicted, len(names))], names, palette, round(700 * scale), rows, scale)
     body = join([shown, legend], axis=1, gap=2 * _GAP)
     return _framed([text_line(title, body.shape[1], scale * 1.2, INK), body] if title else [body])
