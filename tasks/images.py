@@ -1,11 +1,11 @@
-"""Pictures: read a file, prepare it for a network, draw on it. Knows no task.
+"""Pictures: read a file, prepare it for a network, write one. Knows no task.
 
 A picture is an array uint8 [H, W, 3] in RGB order, upright as its camera held it.
 """
 
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -217,61 +217,3 @@ def write_image(path: str | PathLike[str], image: Image) -> None:
     if not written:
         raise ValueError(f"write_image: OpenCV writes no '{path.suffix}' files, got {path}; use .png or .jpg")
     path.write_bytes(data.tobytes())
-
-
-_INK, _GREY, _TRACK, _BLUE, _PALE_BLUE = (31, 35, 40), (110, 118, 129), (234, 238, 242), (9, 105, 218), (136, 180, 230)
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
-
-
-def draw_predictions(image: Image, title: str, names: Sequence[str], probabilities: Sequence[float]) -> Image:
-    """Draw a picture beside its best classes, the first of them emphasised.
-
-    Args:
-        image: uint8 [H, W, 3].
-        title: a line above the classes, for one the file's name.
-        names: best class first.
-        probabilities: of each name, in [0, 1].
-    """
-    margin, row, panel = 24, 52, 400
-    height = max(320, 2 * margin + 44 + row * len(names))
-    picture = _fit(image, height, 480)
-    canvas = np.full((height, picture.shape[1] + panel + 2 * margin, 3), 255, np.uint8)
-    top = (height - picture.shape[0]) // 2
-    canvas[:, : picture.shape[1]] = _TRACK
-    canvas[top : top + picture.shape[0], : picture.shape[1]] = picture
-
-    left, right = picture.shape[1] + margin, canvas.shape[1] - margin
-    _text(canvas, _shorten(title, panel, 0.5), left, margin + 14, 0.5, _GREY)
-    for i, (name, probability) in enumerate(zip(names, probabilities, strict=True)):
-        base = margin + 44 + row * i
-        percent = f"{probability:.1%}"
-        percent_width = _text_width(percent, 0.55)
-        _text(canvas, _shorten(name, panel - percent_width - 16, 0.55), left, base + 14, 0.55, _INK)
-        _text(canvas, percent, right - percent_width, base + 14, 0.55, _INK if i == 0 else _GREY)
-        bar = canvas[base + 24 : base + 32, left:right]
-        bar[:] = _TRACK
-        bar[:, : round(panel * probability)] = _BLUE if i == 0 else _PALE_BLUE
-    return canvas
-
-
-def _fit(image: Image, height: int, widest: int) -> Image:
-    scale = min(height / image.shape[0], widest / image.shape[1])
-    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR).astype(np.uint8)
-
-
-def _text(canvas: Image, text: str, x: int, y: int, scale: float, colour: tuple[int, int, int]) -> None:
-    cv2.putText(canvas, text, (x, y), _FONT, scale, colour, 1, cv2.LINE_AA)
-
-
-def _text_width(text: str, scale: float) -> int:
-    return int(cv2.getTextSize(text, _FONT, scale, 1)[0][0])
-
-
-def _shorten(text: str, width: int, scale: float) -> str:
-    """The text, with its end cut off where it would be wider than `width` pixels."""
-    if _text_width(text, scale) <= width:
-        return text
-    while text and _text_width(text + "...", scale) > width:
-        text = text[:-1]
-    return text.rstrip() + "..."

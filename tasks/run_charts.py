@@ -38,17 +38,16 @@ def learning_curves(rows: Iterable[Mapping[str, Any]], title: str, figures: Mapp
         raise ValueError(f'learning_curves: expected rows with "step" and a finite "loss", got none in {len(rows)}')
     keys = [key for key in figures if any(key in row for row in rows)]
     figure = new_figure(max(10, 5 * len(keys)), 6.4 if keys else 3.6, title)
-    # Two panels above as many as there are, over the same width.
-    above = [name for name in ("loss", "lr") for _ in range(max(1, len(keys)))]
-    below = [key for key in keys for _ in range(2)]
-    panels = figure.subplot_mosaic([above, below] if keys else [above])
-    _draw_loss(panels["loss"], losses)
-    _plot(panels["lr"], rates, GREY)
-    panels["lr"].set_ylim(bottom=0)
-    panels["lr"].yaxis.set_major_formatter("{x:g}")
-    style_panel(panels["lr"], "learning rate", f"last: {rates[-1, 1]:.3g}" if len(rates) else "", "step")
-    for key in keys:
-        _draw_figure(panels[key], rows, key, f"validation {figures[key]}, %")
+    span = max(1, len(keys))  # two panels stand above so many, over the same width
+    grid = figure.add_gridspec(2 if keys else 1, 2 * span)
+    loss, rate = figure.add_subplot(grid[0, :span]), figure.add_subplot(grid[0, span:])
+    _draw_loss(loss, losses)
+    _plot(rate, rates, GREY)
+    rate.set_ylim(bottom=0)
+    rate.yaxis.set_major_formatter("{x:g}")
+    style_panel(rate, "learning rate", f"last: {rates[-1, 1]:.3g}" if len(rates) else "", "step")
+    for i, key in enumerate(keys):
+        _draw_figure(figure.add_subplot(grid[1, 2 * i : 2 * i + 2]), rows, key, f"validation {figures[key]}, %")
     return figure
 
 

@@ -176,4 +176,4 @@ def _print(report: Report, corrupt: Sequence[str], names: Sequence[str], *, as_j
         return
     print("\n".join(report.table(names)))
     if corrupt:
-        print(f"left out {len(corrupt)} images that can't be read: {', '.join(corrupt[:10])}")
+        print(f"left out {len(corrupt)} images that can't be read: {'; '.join(corrupt[:10])}")

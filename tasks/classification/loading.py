@@ -28,7 +28,7 @@ class Item(TypedDict):
     image: Tensor  # float32 [3, size, size], normalised
     label: int
     metadata: NotRequired[Tensor]  # float32 [7], see `internimage.heads.encode_metadata`
-    corrupt: tuple[str, ...]  # names of pictures that can't be read
+    corrupt: tuple[str, ...]  # why pictures can't be read, with their names
 
 
 class Batch(TypedDict):
@@ -58,9 +58,7 @@ class TrainSet(torch.utils.data.Dataset[Item]):
             ShardError: a tar shard has changed.
         """
         index, seed = key
-        (sample, image), corrupt = first_readable(
-            partial(_read, self._dataset), self._dataset.name, index, len(self._dataset)
-        )
+        (sample, image), corrupt = first_readable(partial(_read, self._dataset), index, len(self._dataset))
         return _item(sample, augment(image, self._augmentation, np.random.default_rng(seed)), corrupt)
 
 
@@ -91,8 +89,8 @@ class EvalSet(torch.utils.data.Dataset[Item]):
             return self._nothing()
         try:
             sample, image = _read(self._dataset, index)
-        except (ImageError, OSError):
-            return self._nothing(self._dataset.name(index))
+        except (ImageError, OSError) as error:
+            return self._nothing(str(error))
         return _item(sample, prepare(image, self._size), ())
 
     def _nothing(self, *corrupt: str) -> Item:

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from internimage.tasks.classification.trained import Trained, add_model_arguments, load_from_arguments
 from internimage.tasks.devices import add_device_argument, choose_device
-from internimage.tasks.images import Image, draw_predictions, prepare, write_image
+from internimage.tasks.drawing import draw_predictions
+from internimage.tasks.images import Image, prepare, write_image
 from internimage.tasks.picture_files import annotation_paths, find_images, read_images
 
 EXAMPLES = """examples:

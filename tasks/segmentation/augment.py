@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from internimage.tasks.images import Image, normalise
-from internimage.tasks.segmentation.losses import IGNORED
+from internimage.tasks.segmentation.class_names import IGNORED
 from internimage.tasks.segmentation.views import Size, fit, resize_bilinear
 
 Labels = NDArray[np.uint8]  # [H, W], class or IGNORED

@@ -21,9 +21,10 @@ from internimage.tasks.picture_files import annotation_paths
 from internimage.tasks.segmentation.class_names import Classes
 from internimage.tasks.segmentation.datasets import LAYOUTS, Sample, SegmentationData, open_dataset
 from internimage.tasks.segmentation.inference import predict_classes
+from internimage.tasks.segmentation.iou_chart import iou_chart
 from internimage.tasks.segmentation.loading import EvalItem, EvalSet
 from internimage.tasks.segmentation.metrics import IGNORED, Report, SegmentationMetrics
-from internimage.tasks.segmentation.pictures import iou_chart, prediction_picture, sheet
+from internimage.tasks.segmentation.pictures import prediction_picture, sheet
 from internimage.tasks.segmentation.trained import Trained, add_model_arguments, load_from_arguments
 from internimage.tasks.training.distributed import Processes, join_processes
 from internimage.tasks.training.samples import worker_init
@@ -187,4 +188,4 @@ def _print(report: Report, corrupt: Sequence[str], classes: Classes, *, as_json:
         return
     print("\n".join(report.table(classes.names)))
     if corrupt:
-        print(f"left out {len(corrupt)} pictures that can't be read: {', '.join(corrupt[:10])}")
+        print(f"left out {len(corrupt)} pictures that can't be read: {'; '.join(corrupt[:10])}")

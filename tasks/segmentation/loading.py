@@ -15,8 +15,8 @@ from torch import Tensor
 
 from internimage.tasks.images import ImageError
 from internimage.tasks.segmentation.augment import Augmentation, augment
+from internimage.tasks.segmentation.class_names import IGNORED
 from internimage.tasks.segmentation.datasets import SegmentationData
-from internimage.tasks.segmentation.losses import IGNORED
 from internimage.tasks.segmentation.views import Views
 from internimage.tasks.training.samples import first_readable
 
@@ -26,7 +26,7 @@ class Item(TypedDict):
 
     image: Tensor  # float32 [3, H, W], normalised
     labels: Tensor  # uint8 [H, W]
-    corrupt: tuple[str, ...]  # names of pictures that can't be read
+    corrupt: tuple[str, ...]  # why pictures can't be read, with their names
 
 
 class EvalItem(TypedDict):
@@ -55,7 +55,7 @@ class TrainSet(torch.utils.data.Dataset[Item]):
         """
         index, seed = key
         dataset = self._dataset
-        sample, corrupt = first_readable(dataset.read, dataset.name, index, len(dataset))
+        sample, corrupt = first_readable(dataset.read, index, len(dataset))
         image, labels = augment(sample.image, sample.labels, self._augmentation, np.random.default_rng(seed))
         return {"image": image, "labels": labels, "corrupt": tuple(corrupt)}
 
@@ -84,8 +84,8 @@ class EvalSet(torch.utils.data.Dataset[EvalItem]):
         try:
             sample = self._dataset.read(index)
             image, labels = sample.image, sample.labels
-        except (ImageError, OSError):
+        except (ImageError, OSError) as error:
             image, labels = np.zeros((64, 64, 3), np.uint8), np.full((64, 64), IGNORED, np.uint8)
-            corrupt = (self._dataset.name(index),)
+            corrupt = (str(error),)
         views = [view.unsqueeze(0) for view in self._views(image)]
         return {"views": views, "labels": torch.from_numpy(labels), "corrupt": corrupt}

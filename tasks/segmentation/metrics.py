@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from internimage.tasks.reports import NAME_WIDTH, fit_name, list_names, matrix_entries
-
-IGNORED = 255  # the label of pixels that don't count
+from internimage.tasks.segmentation.class_names import IGNORED
 
 _MOST_WORST = 10
 _LISTED_ABSENT = 30

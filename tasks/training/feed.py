@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from internimage.tasks.training.distributed import Processes
 from internimage.tasks.training.order import Order
 
-Batch = Mapping[str, Any]  # tensors, and "corrupt": names of files that could not be read
+Batch = Mapping[str, Any]  # tensors, and "corrupt": why samples could not be read, with their names
 
 _RESTARTS = 3  # of the workers, before a run gives up
 

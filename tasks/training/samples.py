@@ -13,9 +13,7 @@ _MOST_REPLACED = 100  # in a row
 Sample = TypeVar("Sample")
 
 
-def first_readable(
-    read: Callable[[int], Sample], index: int, count: int
-) -> tuple[Sample, list[str]]:
+def first_readable(read: Callable[[int], Sample], index: int, count: int) -> tuple[Sample, list[str]]:
     """A sample, or if it can't be read the next one that can: training goes on without it.
 
     Args:

@@ -12,7 +12,7 @@ import torch
 
 import internimage
 from internimage import imagenet
-from internimage.tasks import images
+from internimage.tasks import drawing, images
 from internimage.tasks.cli import main
 
 MODEL = "internimage_atto"
@@ -65,8 +65,8 @@ def test_the_text_and_the_picture_say_the_same(model, options, tmp_path, capsys)
     best = expected_probabilities(model, path).topk(2)
     assert lines[0] == str(path)
     assert [line.split()[1:] for line in lines[1:]] == [["class", str(label)] for label in best.indices.tolist()]
-    drawing = images.read_image(tmp_path / "out" / "photo.png")
-    bar = (drawing == images._BLUE).all(-1).sum(1).max()
+    picture = images.read_image(tmp_path / "out" / "photo.png")
+    bar = (picture == drawing.BLUE).all(-1).sum(1).max()
     assert bar == pytest.approx(400 * best.values[0].item(), abs=2)
 
 

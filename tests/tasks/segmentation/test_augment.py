@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from internimage.models import IMAGENET_MEAN, IMAGENET_STD
 from internimage.tasks.segmentation.augment import Augmentation, augment, distort, draw_crop
-from internimage.tasks.segmentation.losses import IGNORED
+from internimage.tasks.segmentation.class_names import IGNORED
 
 COLOURS = np.array([[200, 40, 30], [30, 160, 60], [40, 60, 220]], np.uint8)
 

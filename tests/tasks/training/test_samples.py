@@ -17,14 +17,18 @@ def reader(broken):
 
 @pytest.mark.parametrize(
     ("broken", "index", "sample", "corrupt"),
-    [((), 1, "sample 1", []), ((1,), 1, "sample 2", ["1"]), ((2, 0), 2, "sample 1", ["2", "0"])],
+    [
+        ((), 1, "sample 1", []),
+        ((1,), 1, "sample 2", ["1: damaged"]),
+        ((2, 0), 2, "sample 1", ["2: damaged", "0: damaged"]),
+    ],
 )
 def test_the_next_readable_sample_is_taken(broken, index, sample, corrupt):
-    assert first_readable(reader(broken), str, index, 3) == (sample, corrupt)
+    assert first_readable(reader(broken), index, 3) == (sample, corrupt)
 
 
 def test_samples_that_are_all_broken_are_named():
     with pytest.raises(
         ImageError, match="3 pictures in a row can't be read: 1, 2, 0; the reason of the last: 0: damaged"
     ):
-        first_readable(reader(range(3)), str, 1, 3)
+        first_readable(reader(range(3)), 1, 3)
