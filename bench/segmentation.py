@@ -1,7 +1,7 @@
 """Small segmentors from scratch on a folder of labelled pictures, in the same loop and epochs; a table at the end.
 
 python bench/segmentation.py --data streets --output runs/streets
-python bench/segmentation.py --data streets --output runs/streets --models upernet:internimage_femto upernet:convnext_atto
+python bench/segmentation.py --data streets --output runs/streets --models upernet:convnext_atto
 
 A model is a head and a backbone; names of backbones that are not of this library are timm's (pip install timm). The
 same command again goes on where it stopped; with --table it only prints what there is.

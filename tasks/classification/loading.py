@@ -17,7 +17,7 @@ from internimage.heads import encode_metadata
 from internimage.tasks.classification.augment import Augmentation, augment
 from internimage.tasks.classification.data import Dataset, Sample
 from internimage.tasks.images import Image, ImageError, decode_image, prepare
-from internimage.tasks.training.samples import first_readable
+from internimage.tasks.training.samples import first_readable, reason
 
 NO_LABEL = -1  # of a picture that can't be read
 
@@ -90,7 +90,7 @@ class EvalSet(torch.utils.data.Dataset[Item]):
         try:
             sample, image = _read(self._dataset, index)
         except (ImageError, OSError) as error:
-            return self._nothing(str(error))
+            return self._nothing(reason(error))
         return _item(sample, prepare(image, self._size), ())
 
     def _nothing(self, *corrupt: str) -> Item:

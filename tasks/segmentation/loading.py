@@ -18,7 +18,7 @@ from internimage.tasks.segmentation.augment import Augmentation, augment
 from internimage.tasks.segmentation.class_names import IGNORED
 from internimage.tasks.segmentation.datasets import SegmentationData
 from internimage.tasks.segmentation.views import Views
-from internimage.tasks.training.samples import first_readable
+from internimage.tasks.training.samples import first_readable, reason
 
 
 class Item(TypedDict):
@@ -86,6 +86,6 @@ class EvalSet(torch.utils.data.Dataset[EvalItem]):
             image, labels = sample.image, sample.labels
         except (ImageError, OSError) as error:
             image, labels = np.zeros((64, 64, 3), np.uint8), np.full((64, 64), IGNORED, np.uint8)
-            corrupt = (str(error),)
+            corrupt = (reason(error),)
         views = [view.unsqueeze(0) for view in self._views(image)]
         return {"views": views, "labels": torch.from_numpy(labels), "corrupt": corrupt}

@@ -305,7 +305,7 @@ class Loop:
         if len(self.progress.corrupt) > self.images / 100:
             raise TrainingError(
                 f"{len(self.progress.corrupt)} of {self.images} images can't be read, more than 1 %: "
-                + ", ".join(self.progress.corrupt)
+                + "; ".join(self.progress.corrupt)
             )
 
     def _say(self, text: str) -> None:

@@ -33,8 +33,13 @@ def first_readable(read: Callable[[int], Sample], index: int, count: int) -> tup
         try:
             return read(current), corrupt
         except (ImageError, OSError) as error:
-            corrupt.append(str(error))
+            corrupt.append(reason(error))
     raise ImageError(f"{len(corrupt)} samples in a row can't be read: {'; '.join(corrupt)}")
+
+
+def reason(error: ImageError | OSError) -> str:
+    """Why a sample can't be read, after the file's name."""
+    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
 
 
 def worker_init(worker: int) -> None:

@@ -36,6 +36,11 @@ def photo(seed: int) -> images.Image:
     return cv2.GaussianBlur(noise, (0, 0), 2).astype(np.uint8)
 
 
+def names(corrupt: Sequence[str]) -> list[str]:
+    """The names that reasons start with."""
+    return [reason.partition(": ")[0] for reason in corrupt]
+
+
 def make_folder(root: Path, count: int = 6, corrupt: Sequence[int] = ()) -> Dataset:
     """Pictures of two classes, some of them cut."""
     for i in range(count):
@@ -113,7 +118,8 @@ def test_a_picture_that_cannot_be_read_is_replaced_by_the_next_one(tmp_path, cor
     train = TrainSet(dataset, STRONG)
     following = (corrupt[-1] + 1) % 6  # after the last one comes the first
     item = train[2, 5]
-    assert item["corrupt"] == tuple(dataset.name(i) for i in corrupt)
+    assert names(item["corrupt"]) == [dataset.name(i) for i in corrupt]
+    assert all("truncated JPEG" in reason for reason in item["corrupt"])
     assert same({**item, "corrupt": ()}, dict(train[following, 5]))
 
 
@@ -121,7 +127,7 @@ def test_a_file_that_has_gone_is_replaced_and_named(tmp_path):
     dataset = make_folder(tmp_path)
     Path(dataset.name(0)).unlink()
     item = TrainSet(dataset, PLAIN)[0, 0]
-    assert item["corrupt"] == (dataset.name(0),)
+    assert names(item["corrupt"]) == [dataset.name(0)]
     assert torch.equal(item["image"], TrainSet(dataset, PLAIN)[1, 0]["image"])
 
 
@@ -129,7 +135,7 @@ def test_a_file_that_has_gone_is_replaced_and_named(tmp_path):
 def test_after_100_pictures_that_cannot_be_read_training_stops_with_their_names(tmp_path, count):
     dataset = make_folder(tmp_path, count, corrupt=range(count))
     with pytest.raises(
-        ImageError, match=f"^{min(count, 100)} pictures in a row can't be read: .*truncated JPEG"
+        ImageError, match=f"^{min(count, 100)} samples in a row can't be read: .*truncated JPEG"
     ) as caught:
         TrainSet(dataset, PLAIN)[3, 0]
     named = [i for i in range(count) if dataset.name(i) in str(caught.value)]
@@ -139,7 +145,7 @@ def test_after_100_pictures_that_cannot_be_read_training_stops_with_their_names(
 def test_a_picture_that_cannot_be_read_is_left_out_of_evaluation_and_named(tmp_path):
     dataset = make_folder(tmp_path, corrupt=[2])
     item = EvalSet(dataset, 16)[2]
-    assert item["corrupt"] == (dataset.name(2),)
+    assert names(item["corrupt"]) == [dataset.name(2)]
     assert item["label"] == -1
     assert torch.equal(item["image"], torch.zeros(3, 16, 16))
 
@@ -177,7 +183,7 @@ def test_a_batch_holds_the_samples_in_their_order(tmp_path):
     assert torch.equal(batch["image"], torch.stack([item["image"] for item in items]))
     assert batch["label"].tolist() == [1, 0, 1]
     assert batch["label"].dtype == torch.int64
-    assert [Path(name).name for name in batch["corrupt"]] == ["001.jpg", "004.jpg"]
+    assert [Path(name).name for name in names(batch["corrupt"])] == ["001.jpg", "004.jpg"]
     assert "metadata" not in batch
 
 
@@ -227,6 +233,6 @@ def test_any_number_of_worker_processes_gives_the_same_batches(tmp_path, layout)
         for workers in (0, 1, 2)
     ]
     assert all(same(a, b) and same(a, c) for a, b, c in zip(*batches, strict=True))
-    assert [name for batch in batches[0] for name in batch["corrupt"]] == [dataset.name(5)]
+    assert [name for batch in batches[0] for name in names(batch["corrupt"])] == [dataset.name(5)]
     replaced = [index if index != 5 else 6 for index, _ in keys]
     assert torch.cat([batch["label"] for batch in batches[0]]).tolist() == dataset.labels()[replaced].tolist()
