@@ -157,7 +157,7 @@ def _official_recipes() -> Iterator[tuple[str, SegmentationRecipe]]:
         values: dict[str, Any] = {
             "model": name,
             "init": _BACKBONES[config.variant],
-            "layout": _LAYOUTS[config.dataset],
+            "layout": "cityscapes_extra" if name.endswith("mapillary2cityscapes") else _LAYOUTS[config.dataset],
             "steps": steps,
             "eval_steps": steps // 10,
             "crop": config.crop,
