@@ -211,7 +211,7 @@ def build_model(recipe: ClassificationRecipe, num_classes: int) -> InternImage:
 
 def build_optimizer(recipe: ClassificationRecipe, model: nn.Module) -> AdamW:
     """AdamW over the recipe's groups."""
-    options = {}
+    options: dict[str, Any] = {}
     if recipe.layer_decay is not None:
         depths = VARIANTS[recipe.model].depths
         options["lr_scale"] = layer_decay_scale(depths, recipe.layer_decay, recipe.offset_lr_scale)

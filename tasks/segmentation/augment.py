@@ -112,11 +112,11 @@ def distort(image: Image, rng: np.random.Generator) -> Image:
     if not contrast_last and half():
         image = _scaled(image, factor=rng.uniform(0.5, 1.5))
     if half():
-        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV).astype(np.uint8, copy=False)
         hsv[..., 1] = _scaled(hsv[..., 1], factor=rng.uniform(0.5, 1.5))
         image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB).astype(np.uint8, copy=False)
     if half():
-        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV).astype(np.uint8, copy=False)
         hsv[..., 0] = (hsv[..., 0].astype(np.int64) + rng.integers(-18, 18)) % 180  # OpenCV halves the degrees
         image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB).astype(np.uint8, copy=False)
     if contrast_last and half():
@@ -125,4 +125,5 @@ def distort(image: Image, rng: np.random.Generator) -> Image:
 
 
 def _scaled(image: Image, *, factor: float = 1.0, offset: float = 0.0) -> Image:
-    return np.clip(image.astype(np.float32) * factor + offset, 0, 255).astype(np.uint8)
+    scaled: Image = np.clip(image.astype(np.float32) * factor + offset, 0, 255).astype(np.uint8)
+    return scaled

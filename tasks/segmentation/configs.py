@@ -134,7 +134,7 @@ def _all_configs() -> dict[str, SegmentorConfig]:
 
 def _small_configs() -> Iterator[SegmentorConfig]:
     """Heads as large as their backbones, to be trained from scratch on small data or a small machine."""
-    for letters, channels in (("femto", 64), ("pico", 96), ("nano", 128), ("t", 192)):
+    for letters, channels in (("atto", 32), ("femto", 64), ("pico", 96), ("nano", 128), ("t", 192)):
         heads: dict[Method, dict[str, int]] = {
             "upernet": {"channels": channels},
             "segformer": {"channels": channels},

@@ -18,12 +18,13 @@ from internimage.tasks import charts
 from internimage.tasks.devices import add_device_argument
 from internimage.tasks.images import Image, ImageError, write_image
 from internimage.tasks.picture_files import annotation_paths
-from internimage.tasks.segmentation.class_names import Classes
-from internimage.tasks.segmentation.datasets import LAYOUTS, Sample, SegmentationData, open_dataset
+from internimage.tasks.segmentation.class_names import IGNORED, Classes
+from internimage.tasks.segmentation.datasets import Sample, SegmentationData, open_dataset
 from internimage.tasks.segmentation.inference import predict_classes
 from internimage.tasks.segmentation.iou_chart import iou_chart
+from internimage.tasks.segmentation.layouts import LAYOUTS
 from internimage.tasks.segmentation.loading import EvalItem, EvalSet
-from internimage.tasks.segmentation.metrics import IGNORED, Report, SegmentationMetrics
+from internimage.tasks.segmentation.metrics import Report, SegmentationMetrics
 from internimage.tasks.segmentation.pictures import prediction_picture, sheet
 from internimage.tasks.segmentation.trained import Trained, add_model_arguments, load_from_arguments
 from internimage.tasks.training.distributed import Processes, join_processes

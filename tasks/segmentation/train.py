@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from internimage import load_checkpoint
+from internimage.backbone import InternImageFeatures
 from internimage.checkpoint import read_state_dict
 from internimage.tasks import charts, run_charts
 from internimage.tasks.devices import add_device_argument
@@ -160,7 +162,8 @@ class SegmentationTask:
 
     def loss(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> Tensor:
         """The sum of the head's losses, and the auxiliary head's."""
-        return total_loss(*model(batch["image"]), batch["labels"], points=self._recipe.points)
+        outputs, auxiliary_logits = model(batch["image"])
+        return total_loss(outputs, auxiliary_logits, batch["labels"], points=self._recipe.points)
 
     def evaluate(self, model: nn.Module) -> Figures:
         """The figures of the validation data, in [0, 1]."""
@@ -187,9 +190,10 @@ def build_model(recipe: SegmentationRecipe, num_classes: int) -> Segmentor:
     model = build_segmentor(config, num_classes, drop_path_rate=rate)
     if recipe.init is not None:
         _initialise(model, weights_file(Path(recipe.init)) if Path(recipe.init).exists() else recipe.init, recipe)
-    model.backbone.set_grad_checkpointing(recipe.grad_checkpointing)
+    backbone = cast(InternImageFeatures, model.backbone)
+    backbone.set_grad_checkpointing(recipe.grad_checkpointing)
     for stage in recipe.frozen_stages:
-        for part in [model.backbone.stages[stage]] + ([model.backbone.stem] if stage == 0 else []):
+        for part in [backbone.stages[stage]] + ([backbone.stem] if stage == 0 else []):
             part.requires_grad_(False)
     if recipe.sync_batch_norm:
         synchronise_batch_norms(model)
@@ -209,7 +213,7 @@ def _initialise(model: Segmentor, source: Path | str, recipe: SegmentationRecipe
 
 def build_optimizer(recipe: SegmentationRecipe, model: nn.Module) -> AdamW:
     """AdamW over the recipe's groups."""
-    options = {}
+    options: dict[str, Any] = {}
     if recipe.layer_decay is not None:
         depths = VARIANTS[recipe.config.variant].depths
         options["lr_scale"] = dense_layer_decay_scale(depths, recipe.layer_decay, _LOWEST)
