@@ -113,6 +113,10 @@ def test_equals_torchvision(backend: Backend, case: RoICase) -> None:
     torch.testing.assert_close(gradient(case, waves(expected).float(), backend), wanted, rtol=1e-4, atol=1e-4)
 
 
+def near_a_whole_number(values: Tensor) -> bool:
+    return bool(((values - values.round()).abs() < 1e-4).any())
+
+
 @given(roi_cases(), st.sampled_from([torch.float32, *HALVES]))
 @settings(max_examples=40, deadline=None)
 def test_lower_precision_stays_near_float64(case: RoICase, dtype: torch.dtype) -> None:
@@ -120,10 +124,8 @@ def test_lower_precision_stays_near_float64(case: RoICase, dtype: torch.dtype) -
     scale = 0.25  # exact, so that a bin has as many samples in all types
     case = replace(case.to(dtype), grid=case.grid._replace(spatial_scale=scale))
     exact = case.to(torch.float64)
-    counts = [
-        ratio.div(bins) for ratio in (case.rois[:, 3:] - case.rois[:, 1:3],) for bins in (1, 2, 3, 4, 5, 6, 7, 8, 9)
-    ]
-    if case.grid.sampling_ratio == 0 and any((count * scale).frac().abs().lt(1e-4).any() for count in counts):
+    sizes = (case.rois[:, 3:] - case.rois[:, 1:3]) * scale
+    if case.grid.sampling_ratio == 0 and any(near_a_whole_number(sizes / bins) for bins in range(1, 10)):
         return  # on the edge between two numbers of samples
     expected = run(exact, "torch")
     epsilon = torch.finfo(dtype).eps
@@ -319,17 +321,16 @@ def inputs(seed: int, n: int, size: tuple[int, int], rois: int) -> tuple[Tensor,
     return fine.input, make_roi_case(seed + 1, n=n, size=size).input, fine.rois
 
 
-@pytest.mark.parametrize("ratio", [0, 2])
 @both_backends
-def test_compiles_to_one_graph_for_all_sizes_forward_and_backward(backend: Backend, ratio: int) -> None:
+def test_compiles_to_one_graph_for_all_sizes_forward_and_backward(backend: Backend) -> None:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    compiled = torch.compile(Pooled(ratio), fullgraph=True, dynamic=True, backend="aot_eager")
+    compiled = torch.compile(Pooled(), fullgraph=True, dynamic=True, backend="aot_eager")
     for seed, (n, size, rois) in enumerate([(6, (4, 7), 9), (3, (5, 11), 13)]):
         fine, coarse, boxes = inputs(seed, n, size, rois)
         leaves = [fine.requires_grad_(), coarse.requires_grad_()]
         with use_backend(backend):
-            got, expected = compiled(fine, coarse, boxes), Pooled(ratio)(fine, coarse, boxes)
+            got, expected = compiled(fine, coarse, boxes), Pooled()(fine, coarse, boxes)
         torch.testing.assert_close(got, expected)
         grads, wanted = (torch.autograd.grad(output, leaves, torch.ones_like(output)) for output in (got, expected))
         torch.testing.assert_close(grads, wanted, rtol=1e-5, atol=1e-5)

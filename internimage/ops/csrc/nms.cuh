@@ -1,5 +1,5 @@
-// Non-maximum suppression on CUDA: the kernels. Includes nothing of torch. The first finds for every box which later ones
-// of its group it would remove, 32 of them a word; the second, one block, goes through the boxes in order.
+// Non-maximum suppression on CUDA: the kernels. Includes nothing of torch. The first finds for every box which later
+// ones of its group it would remove, 32 of them a word; the second, one block, goes through the boxes in order.
 #pragma once
 
 #include <cstdint>

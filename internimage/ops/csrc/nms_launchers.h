@@ -1,5 +1,5 @@
-// The launcher of non-maximum suppression on CUDA, a plain C interface: nms.cu implements it, the operator or any program
-// calls it.
+// The launcher of non-maximum suppression on CUDA, a plain C interface: nms.cu implements it, the operator or any
+// program calls it.
 //
 // It returns a cudaError_t. dtype of boxes: 0 float32, 3 float64.
 //

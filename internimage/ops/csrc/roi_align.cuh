@@ -123,7 +123,7 @@ __device__ __forceinline__ Real weight_of(const SampleAxis<Real>& axis, int numb
     if (first == pixel) weight += pixels.here;
     if (next == pixel) weight += pixels.next;
   }
-  return weight / axis.count;
+  return weight == Real(0) ? weight : weight / axis.count;  // the count may be 0
 }
 
 // Whether a RoI's bins can touch a pixel, along an axis.

@@ -10,7 +10,7 @@ namespace internimage {
 namespace {
 
 constexpr char kRoIAlignLimits[] =
-    "internimage::roi_align: the CUDA kernels take at most 2^30 RoIs, elements in a RoI's output, and pixels of an image";
+    "internimage::roi_align: the CUDA kernels take at most 2^30 RoIs, elements of a RoI's output and pixels of a map";
 
 Tensor roi_align_cuda(Tensor input, Tensor rois, std::vector<int64_t> output_size, double spatial_scale,
                       int64_t sampling_ratio, bool aligned, int64_t version) {

@@ -1,15 +1,16 @@
-// The launchers of RoIAlign on CUDA, a plain C interface: roi_align.cu implements it, the operator or any program calls it.
+// The launchers of RoIAlign on CUDA, a plain C interface: roi_align.cu implements it, the operator or any program calls
+// it.
 //
-// Each returns a cudaError_t. dtype: 0 float32, 1 float16, 2 bfloat16, 3 float64, of input, output and grad_output. rois
-// and grad_input are float32, or float64 for that dtype.
+// Each returns a cudaError_t. dtype: 0 float32, 1 float16, 2 bfloat16, 3 float64, of input, output and grad_output.
+// rois and grad_input are float32, or float64 for that dtype.
 //
 //   input       [n, channels, height, width]
 //   rois        [rois, 5]: index of the image, x1, y1, x2, y2
 //   output      [rois, channels, rows, columns], and so grad_output
 //   grad_input  as input, zeroed by the caller
 //
-// All are contiguous. Nothing is launched where there is nothing to write. cudaErrorInvalidValue: an unknown dtype, a null
-// pointer to a tensor with elements, or more than 2^30 RoIs, elements in a RoI's output, or pixels of an image.
+// All are contiguous. Nothing is launched where there is nothing to write. cudaErrorInvalidValue: an unknown dtype, a
+// null pointer to a tensor with elements, or more than 2^30 RoIs, elements in a RoI's output, or pixels of an image.
 #pragma once
 
 #include <stdint.h>
