@@ -55,7 +55,7 @@ nms_suppresses(int work, int64_t first_box, int count, Divisor words, Real thres
 }
 
 // One block. removed: [words], scratch.
-inline __global__ void __launch_bounds__(kThreads)
+static __global__ void __launch_bounds__(kThreads)
 nms_keep(int count, int words, const int64_t* __restrict__ groups, const uint32_t* __restrict__ suppresses,
          uint32_t* removed, bool* __restrict__ kept) {
   const int thread = int(threadIdx.x);

@@ -71,7 +71,7 @@ __device__ __forceinline__ void for_samples(const SampleAxis<Real>& y, const Sam
 
 // A thread computes one bin of one channel.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 2 : 4)
 roi_align_forward(const RoIAlignLayout g, int64_t first_roi, const T* __restrict__ input,
                   const Real<T>* __restrict__ rois, T* __restrict__ output) {
   for (int block = int(blockIdx.x) * kThreads; block < g.work; block += int(gridDim.x) * kThreads) {
@@ -93,7 +93,7 @@ roi_align_forward(const RoIAlignLayout g, int64_t first_roi, const T* __restrict
 
 // A thread adds what one bin of one channel gives to the gradient of the input.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 2 : 4)
 roi_align_backward(const RoIAlignLayout g, int64_t first_roi, const T* __restrict__ grad_output,
                    const Real<T>* __restrict__ rois, Real<T>* __restrict__ grad_input) {
   for (int block = int(blockIdx.x) * kThreads; block < g.work; block += int(gridDim.x) * kThreads) {
@@ -137,7 +137,7 @@ __device__ __forceinline__ bool may_touch(const SampleAxis<Real>& axis, int bins
 
 // The gradient of the input with no atomic additions: a thread owns an element of it and looks at all RoIs in order.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 2 : 4)
 roi_align_backward_in_order(const RoIAlignLayout g, int64_t first_plane, const T* __restrict__ grad_output,
                             const Real<T>* __restrict__ rois, Real<T>* __restrict__ grad_input) {
   for (int block = int(blockIdx.x) * kThreads; block < g.work; block += int(gridDim.x) * kThreads) {
