@@ -85,7 +85,7 @@ def probe() -> ctypes.CDLL:
 
 @cache
 def keep_freed_memory() -> None:
-    """Has glibc hand freed memory out again, however large: pages fresh from the system would cost more than the kernel."""
+    """Has glibc hand freed memory out again, however large: fresh pages would cost more than the kernel."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         m_trim_threshold, m_mmap_max = -1, -4
