@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from internimage.tasks.training.recipe import Precision, Strategy
 
 # A process that writes a checkpoint of billions of weights keeps the others waiting for minutes.
 _TIMEOUT = timedelta(minutes=30)
+_LAST_COLLECTIVE_S = 0.1
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -95,6 +97,9 @@ def join_processes(device: str) -> Iterator[Processes]:
     try:
         yield Processes(chosen, rank, world_size)
     finally:
+        # A thread of gloo may still hold the tensors of the last collective, and needs Python's lock to let go of them.
+        # Who destroys the group waits for that thread with the lock held, forever: so let it finish before.
+        time.sleep(_LAST_COLLECTIVE_S)
         dist.destroy_process_group()
 
 
