@@ -26,6 +26,11 @@ class Corner(NamedTuple):
         pixels = rows.index_select(0, self.row.flatten())
         return torch.where(self.present.unsqueeze(-1), pixels.reshape(*self.row.shape, pixels.shape[-1]), 0)
 
+    def add_gradient(self, grad_rows: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
+        """`grad_rows` and what samples of `weight` [..., K] add to them, given their gradient [..., 1 or K, D]."""
+        share = torch.where(self.present, weight * self.weight_y * self.weight_x, 0).unsqueeze(-1) * grad
+        return grad_rows.index_add(0, self.row.flatten(), share.flatten(0, -2))
+
 
 def corners(y: Tensor, x: Tensor, height: int, width: int, row_of: Callable[[Tensor], Tensor]) -> Iterator[Corner]:
     """The four corners of the points (y, x), in pixels with integers at pixel centres; differentiable by them.
@@ -78,8 +83,7 @@ def weighted_sum_gradients(
     grad_rows = rows.new_zeros(rows.shape)  # contiguous, unlike zeros_like
     grad_weight, grad_y, grad_x = (torch.zeros_like(weight) for _ in range(3))
     for corner in corners:
-        share = torch.where(corner.present, weight * corner.weight_y * corner.weight_x, 0).unsqueeze(-1) * grad
-        grad_rows = grad_rows.index_add(0, corner.row.flatten(), share.flatten(0, -2))
+        grad_rows = corner.add_gradient(grad_rows, weight, grad)
         dot = (grad * corner.read(rows)).sum(-1)
         grad_weight = grad_weight + dot * corner.weight_y * corner.weight_x
         grad_y = grad_y + dot * corner.slope_y * corner.weight_x

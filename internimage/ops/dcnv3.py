@@ -8,7 +8,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from internimage.ops import reference
 from internimage.ops.geometry import Geometry, IntPair
-from internimage.ops.kernel_operator import FLOATING, FLOPS_PER_SAMPLE, Gradients, KernelOperator, Tensors
+from internimage.ops.kernel_operator import FLOATING, FLOPS_PER_SAMPLE, Gradients, KernelOperator, Three
 
 
 def dcnv3(
@@ -132,14 +132,14 @@ def _check_dtypes(input: Tensor, offset: Tensor, mask: Tensor) -> None:
         )
 
 
-class _DCNv3(KernelOperator[Geometry]):
-    def define(self, tensors: Tensors, options: Geometry) -> Tensor:
+class _DCNv3(KernelOperator[Three, Geometry]):
+    def define(self, tensors: Three, options: Geometry) -> Tensor:
         return reference.dcnv3(*tensors, options)
 
-    def define_gradients(self, grad_output: Tensor, tensors: Tensors, options: Geometry) -> Gradients:
+    def define_gradients(self, grad_output: Tensor, tensors: Three, options: Geometry) -> Gradients:
         return reference.dcnv3_backward(grad_output, *tensors, options)
 
-    def output_shape(self, tensors: Tensors, options: Geometry) -> tuple[int, ...]:
+    def output_shape(self, tensors: Three, options: Geometry) -> tuple[int, ...]:
         input, offset, _ = tensors
         return (*offset.shape[:3], input.shape[3])
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from internimage.ops import ms_deform_attn_reference as reference
-from internimage.ops.kernel_operator import FLOATING, FLOPS_PER_SAMPLE, Gradients, KernelOperator, Tensors
+from internimage.ops.kernel_operator import FLOATING, FLOPS_PER_SAMPLE, Gradients, KernelOperator, Three
 from internimage.ops.levels import Levels
 
 _NAME = "multi_scale_deformable_attention"
@@ -111,14 +111,14 @@ def _check(value: Tensor, levels: Levels, sampling_locations: Tensor, attention_
             )
 
 
-class _MSDeformAttn(KernelOperator[Levels]):
-    def define(self, tensors: Tensors, options: Levels) -> Tensor:
+class _MSDeformAttn(KernelOperator[Three, Levels]):
+    def define(self, tensors: Three, options: Levels) -> Tensor:
         return reference.ms_deform_attn(*tensors, options)
 
-    def define_gradients(self, grad_output: Tensor, tensors: Tensors, options: Levels) -> Gradients:
+    def define_gradients(self, grad_output: Tensor, tensors: Three, options: Levels) -> Gradients:
         return reference.ms_deform_attn_backward(grad_output, *tensors, options)
 
-    def output_shape(self, tensors: Tensors, options: Levels) -> tuple[int, ...]:
+    def output_shape(self, tensors: Three, options: Levels) -> tuple[int, ...]:
         value, locations, _ = tensors
         return (*locations.shape[:2], value.shape[2] * value.shape[3])
 

@@ -17,6 +17,10 @@ _DCNV3_ARGUMENTS = (
 
 _MS_DEFORM_ATTN_ARGUMENTS = "Tensor value, Tensor sampling_locations, Tensor attention_weights, SymInt[] spatial_shapes"
 
+_ROI_ALIGN_ARGUMENTS = (
+    "Tensor input, Tensor rois, int[2] output_size, float spatial_scale, int sampling_ratio, bool aligned"
+)
+
 SCHEMAS: dict[str, str] = {
     "dcnv3": f"dcnv3({_DCNV3_ARGUMENTS}, int version) -> Tensor",
     "dcnv3_backward": (
@@ -28,6 +32,11 @@ SCHEMAS: dict[str, str] = {
         f"ms_deform_attn_backward(Tensor grad_output, {_MS_DEFORM_ATTN_ARGUMENTS}, bool deterministic, int version) "
         "-> (Tensor, Tensor, Tensor)"
     ),
+    "roi_align": f"roi_align({_ROI_ALIGN_ARGUMENTS}, int version) -> Tensor",
+    "roi_align_backward": (
+        f"roi_align_backward(Tensor grad_output, {_ROI_ALIGN_ARGUMENTS}, bool deterministic, int version) -> Tensor"
+    ),
+    "nms": "nms(Tensor boxes, Tensor groups, float iou_threshold, int version) -> Tensor",
     "fused_convolution": (
         "fused_convolution(Tensor input, Tensor weight, Tensor bias, Tensor? norm, Tensor? residual, int kernel_size, "
         "int stride, bool gelu, float eps, int version) -> Tensor"

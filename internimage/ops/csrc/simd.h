@@ -74,7 +74,21 @@ INTERNIMAGE_INLINE V interleave(V a, V b) {
   return shuffle<[](int i) { return i / 2 + half * kLanes<V> / 2 + i % 2 * kLanes<V>; }>(a, b);
 }
 
-// The same within each block of 16 bytes.
+// As many vectors as they have lanes: lane i of vector k changes places with lane k of vector i.
+template <typename V>
+INTERNIMAGE_INLINE void transpose(V (&all)[kLanes<V>]) {
+  constexpr int n = kLanes<V>;
+  for (int step = 1; step < n; step *= 2) {
+    V next[n];
+    for (int i = 0; i < n / 2; ++i) {
+      next[2 * i] = interleave<0>(all[i], all[i + n / 2]);
+      next[2 * i + 1] = interleave<1>(all[i], all[i + n / 2]);
+    }
+    for (int i = 0; i < n; ++i) all[i] = next[i];
+  }
+}
+
+// `interleave` within each block of 16 bytes.
 template <int half, typename V>
 INTERNIMAGE_INLINE V interleave_blocks(V a, V b) {
   constexpr int n = 16 / sizeof(Lane<V>);
