@@ -89,8 +89,8 @@ def read_target(target: Mapping[str, Tensor], index: int, images: ImageBatch, nu
     boxes, labels = target["boxes"], target["labels"]
     if boxes.dim() != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
         raise ValueError(
-            f"{where}: expected boxes [G, 4] and labels [G], got {list(boxes.shape)} and {list(labels.shape)}; an image "
-            "without objects has boxes [0, 4]"
+            f"{where}: expected boxes [G, 4] and labels [G], got {list(boxes.shape)} and {list(labels.shape)}; an "
+            "image without objects has boxes [0, 4]"
         )
     if not (boxes.isfinite().all() and (boxes[:, 2:] > boxes[:, :2]).all()):
         raise ValueError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -72,7 +71,7 @@ class RPNTraining:
     samples: int = 256
     positive_share: float = 0.5
     whole_inside: bool = False
-    box_loss: BoxLoss = partial(delta_loss, beta=0.0)
+    box_loss: BoxLoss = delta_loss
     assigner: Assigner = field(default_factory=lambda: Assigner(positive=0.7, negative=0.3, least=0.3))
 
 
@@ -120,9 +119,7 @@ class RPN(nn.Module):
             limits: how many.
         """
         all_anchors = self.anchors.of_levels(outputs.logits)
-        levels = [
-            _best_of_level(*level, limits.per_level) for level in zip(*outputs, all_anchors, strict=True)
-        ]
+        levels = [_best_of_level(*level, limits.per_level) for level in zip(*outputs, all_anchors, strict=True)]
         scores = torch.cat([scores for scores, _ in levels], dim=1)
         boxes = clip_boxes(torch.cat([boxes for _, boxes in levels], dim=1), sizes[:, None])
         level = torch.arange(len(levels), device=scores.device).repeat_interleave(limits.per_level)
@@ -170,9 +167,7 @@ class RPN(nn.Module):
         return inside.nonzero().squeeze(1)
 
 
-def _sampled(
-    anchors: Tensor, usable: Tensor, truth: Tensor, training: RPNTraining
-) -> tuple[Tensor, Tensor, Tensor]:
+def _sampled(anchors: Tensor, usable: Tensor, truth: Tensor, training: RPNTraining) -> tuple[Tensor, Tensor, Tensor]:
     """Indices of the positive and the negative anchors, and of the true box of each positive one."""
     assigned = training.assigner.assign(anchors[usable], truth)
     positive, negative = sample(assigned, training.samples, training.positive_share)
