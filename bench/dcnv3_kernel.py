@@ -83,6 +83,16 @@ def probe() -> ctypes.CDLL:
     return loaded
 
 
+@cache
+def keep_freed_memory() -> None:
+    """Has glibc hand freed memory out again, however large: fresh pages would cost more than the kernel."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        m_trim_threshold, m_mmap_max = -1, -4
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
 def jobs(case: Case) -> dict[str, Callable[[], object]]:
     """The operators themselves, without the public function and autograd, and the probe for as many units."""
     torch.manual_seed(0)
@@ -137,7 +147,9 @@ def test_cycles(benchmark: BenchmarkFixture, tables: list[object], cycles: Cycle
     case = CASES[name]
     torch.set_num_threads(case.threads)
     clock = max(probe().clock_hz() for _ in range(5))
-    table = compare(name, jobs(case), seconds=1.5)
+    keep_freed_memory()
+    with torch.inference_mode():  # below autograd, as the public function calls the operators
+        table = compare(name, jobs(case), seconds=1.5)
     cycles.rows[name] = {job: min(seconds) * clock / case.units for job, seconds in table.seconds.items()}
     benchmark.extra_info.update(cycles=cycles.rows[name], medians=table.medians)
     benchmark.pedantic(jobs(case)["forward"], rounds=3, warmup_rounds=1)

@@ -31,7 +31,7 @@ def roi_align(input: Tensor, rois: Tensor, grid: RoIGrid) -> Tensor:
     """
     rows = _real(input).permute(0, 2, 3, 1).flatten(0, 2)
     corners, weight = _samples(rois.detach(), input.shape, grid)
-    return bilinear.weighted_sum(rows, corners, weight).permute(0, 3, 1, 2).to(input.dtype)
+    return bilinear.weighted_sum(rows, corners, weight).permute(0, 3, 1, 2).contiguous().to(input.dtype)
 
 
 def roi_align_backward(grad_output: Tensor, input: Tensor, rois: Tensor, grid: RoIGrid) -> Tensor:

@@ -80,7 +80,6 @@ _COMMON: dict[str, Any] = {
     "warmup_steps": 1500,
     "clip_norm": None,
     "sync_batch_norm": True,
-    "compile": "auto",
 }
 _CLIPPED = {"clip_norm": 0.1}
 _SHRUNK = {"ratio": (0.5, 1.0)}

@@ -53,8 +53,8 @@ classes.json with their names; the published data sets are known by their own la
 where it was interrupted.
 """
 
-# What the official training gives the learning rate of the stem, beside the stem.
-_LOWEST = ("head.mask_embed.", "head.class_embed.", "head.level_embed", "head.query", "head.query_position")
+# What layer decay gives the learning rate of the stem, beside the stem: of Mask2Former what the official rule names.
+_LOWEST = ("head.mask_embed.", "head.class_embed.", "head.level_embed", "head.query")
 _UNDECAYED = ("attention.offsets.",)
 _CLASSIFIERS = ("conv_seg.", "cls_embed.", "head.classifier.", "class_embed.")  # official names, and ours
 

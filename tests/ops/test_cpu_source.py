@@ -21,7 +21,12 @@ TOLERANCES = {"float32": 1e-4, "float64": 1e-12, "float16": 2e-3, "bfloat16": 2e
 
 
 # What runs the kernels of one header on random cases, and the number of cases it reports.
-PROGRAMS = {"cpu_sanitized.cpp": 240, "fused_sanitized.cpp": 200, "ms_deform_attn_sanitized.cpp": 240}
+PROGRAMS = {
+    "cpu_sanitized.cpp": 240,
+    "fused_sanitized.cpp": 200,
+    "ms_deform_attn_sanitized.cpp": 240,
+    "roi_align_sanitized.cpp": 240,
+}
 Results = list[tuple[str, list[float]]]  # for each case its dtype, and sums of absolute values
 
 each_program = pytest.mark.parametrize("program", PROGRAMS)

@@ -187,3 +187,17 @@ def test_the_portable_code_is_plain(toolkit: toolchain.CudaToolkit, tmp_path: Pa
     instructions = set(re.findall(r"^\s+(?:@!?%p\d+ )?([a-z][\w.]*)", ptx.read_text(), re.M))
     assert "ld.global.nc.v4.u32" in instructions or "ld.global.nc.v4.b32" in instructions
     assert not [name for name in instructions if re.match(r"call|mma|wmma|wgmma|tcgen|cp\.|mbarrier|red\.async", name)]
+
+
+@pytest.mark.parametrize("architecture", [toolchain.CUDA_ARCHITECTURES[0], "9.0"])
+@pytest.mark.parametrize(("source", "kernels"), [("roi_align", 12), ("nms", 3)])
+def test_the_plain_kernels_do_not_spill(
+    toolkit: toolchain.CudaToolkit, tmp_path: Path, source: str, kernels: int, architecture: str
+) -> None:
+    if architecture not in toolkit.architectures():
+        pytest.skip(f"the nvcc of CUDA {toolkit.version} does not know the architecture {architecture}")
+    flags = "-cubin", f"-arch=sm_{architecture.replace('.', '')}", "-Xptxas=-v"
+    said = nvcc(toolkit, source, tmp_path / "kernels.cubin", *flags)
+    assert "warning" not in said
+    assert said.count("Compiling entry function") == kernels
+    assert said.count("0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads") == kernels, said

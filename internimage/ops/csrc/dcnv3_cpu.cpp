@@ -51,7 +51,7 @@ std::tuple<Tensor, Tensor, Tensor> dcnv3_backward_cpu(Tensor grad_output, Tensor
     using T = decltype(type);
     using R = Real<T>;
     const Tensor image = image_of<T>(input, g.n * g.h * g.w * g.groups, g.group_channels);
-    const Tensor grad_image = torch::stable::new_zeros(image, image.sizes());
+    const Tensor grad_image = zero_gradient<R>(image);
     torch::stable::parallel_for(0, g.n * g.groups, 1, [&](int64_t begin, int64_t end) {
       dcnv3_backward(g, data<T>(grad_output), data<R>(image), data<T>(offset), data<T>(mask),
                      mutable_data<R>(grad_image), mutable_data<T>(grad_offset), mutable_data<T>(grad_mask), begin, end);

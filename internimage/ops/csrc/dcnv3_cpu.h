@@ -10,6 +10,8 @@
 
 namespace internimage {
 
+constexpr int64_t kStrip = 32;  // columns that the backward pass takes at a time
+
 // Asks for the pixel 8 rows below the one that is sampled around: the rows of a large image come from far away, and the
 // first taps to touch them lie too scattered for hardware to see them coming.
 template <bool write, typename R>
@@ -68,30 +70,35 @@ void dcnv3_backward(const Geometry& g, const T* grad_output, const Real<T>* imag
     begin += groups;
     const int64_t start = n * g.h * g.w * g.groups * padded + first_group * padded;
     Sampler<T> sampler(g, groups);
-    for (int64_t y = 0; y < g.out_h; ++y) {
-      for (int64_t x = 0; x < g.out_w; ++x) {
-        const int64_t p = (n * g.out_h + y) * g.out_w + x;
-        prefetch<false>(g, image + start, groups * padded, y, x);
-        prefetch<true>(g, grad_image + start, groups * padded, y, x);
-        sampler.template prepare<true>(offset + p * g.offset_stride + 2 * first_tap,
-                                       mask + p * g.mask_stride + first_tap, y, x, 0);
-        // Wider vectors are slower here: what limits is how soon a store can be loaded again.
-        for_runs<32, R>(padded, [&](auto vector, auto vectors, int64_t c) __attribute__((always_inline)) {
-          const auto all_groups = [&](auto add_dots, auto fixed) __attribute__((always_inline)) {
-            for (int64_t group = 0; group < groups; ++group) {
-              const int64_t from = (p * g.groups + first_group + group) * count + c;
-              const Taps<R> taps_of_group = sampler.taps_of(group);
-              decltype(vector) grad[decltype(vectors)::value];
-              load_scaled(grad_output + from, count - c, last - from, taps_of_group.scale, grad);
-              scatter<add_dots, fixed>(taps_of_group, taps, &corners, 1, image + start + c, to_grad, grad);
-            }
-          };
-          constexpr std::integral_constant<int, 0> any;
-          if (c > 0) return all_groups(std::true_type{}, any);
-          taps == 9 ? all_groups(std::false_type{}, std::integral_constant<int, 9>{}) : all_groups(std::false_type{}, any);
-        });
-        const int64_t at = p * g.groups * taps + first_tap;
-        sampler.gradients(grad_offset + 2 * at, grad_mask + at);
+    // Strip by strip, so that the rows which the taps reach stay in a core's own caches, that of pages included.
+    for (int64_t left = 0; left < g.out_w; left += kStrip) {
+      const int64_t right = std::min(left + kStrip, g.out_w);
+      for (int64_t y = 0; y < g.out_h; ++y) {
+        for (int64_t x = left; x < right; ++x) {
+          const int64_t p = (n * g.out_h + y) * g.out_w + x;
+          prefetch<false>(g, image + start, groups * padded, y, x);
+          prefetch<true>(g, grad_image + start, groups * padded, y, x);
+          sampler.template prepare<true>(offset + p * g.offset_stride + 2 * first_tap,
+                                         mask + p * g.mask_stride + first_tap, y, x, 0);
+          // Wider vectors are slower here: what limits is how soon a store can be loaded again.
+          for_runs<32, R>(padded, [&](auto vector, auto vectors, int64_t c) __attribute__((always_inline)) {
+            const auto all_groups = [&](auto add_dots, auto fixed) __attribute__((always_inline)) {
+              for (int64_t group = 0; group < groups; ++group) {
+                const int64_t from = (p * g.groups + first_group + group) * count + c;
+                const Taps<R> taps_of_group = sampler.taps_of(group);
+                decltype(vector) grad[decltype(vectors)::value];
+                load_scaled(grad_output + from, count - c, last - from, taps_of_group.scale, grad);
+                scatter<add_dots, fixed>(taps_of_group, taps, &corners, 1, image + start + c, to_grad, grad);
+              }
+            };
+            constexpr std::integral_constant<int, 0> any;
+            if (c > 0) return all_groups(std::true_type{}, any);
+            if (taps != 9) return all_groups(std::false_type{}, any);
+            all_groups(std::false_type{}, std::integral_constant<int, 9>{});
+          });
+          const int64_t at = p * g.groups * taps + first_tap;
+          sampler.gradients(grad_offset + 2 * at, grad_mask + at);
+        }
       }
     }
   }

@@ -61,7 +61,20 @@ Tensor image_of(const Tensor& x, int64_t groups, int64_t channels) {
   return image;
 }
 
-// The inverse: a tensor of the form of x.
+// Zeros of an image's form, for its gradient. What a point touches in both must not compete for the same sets of the
+// first cache, which repeat with every page: so the gradient begins elsewhere in its page, by an amount of which few
+// distances between pixels are multiples. A blob and no view: operators' results begin where their storage does.
+template <typename R>
+Tensor zero_gradient(const Tensor& image) {
+  constexpr int64_t kPageBytes = 4096, kLineBytes = 64, kFartherBytes = 1600;
+  const Tensor room = torch::stable::new_zeros(image, {image.numel() + kPageBytes / int64_t(sizeof(R))});
+  const uint64_t farther = bytes_between(data<R>(room), data<R>(image)) + kFartherBytes;
+  R* const first = mutable_data<R>(room) + farther % kPageBytes / kLineBytes * kLineBytes / sizeof(R);
+  return torch::stable::from_blob(first, image.sizes(), image.strides(), image.device(), image.scalar_type(),
+                                  [room](void*) {});
+}
+
+// The inverse of `image_of`: a tensor of the form of x.
 template <typename T>
 Tensor from_image(const Tensor& image, const Tensor& x, int64_t groups, int64_t channels) {
   if (is_image<T>(channels)) return image;

@@ -48,7 +48,7 @@ std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward_cpu(Tensor grad_outpu
     using T = decltype(type);
     using R = Real<T>;
     const Tensor image = image_of<T>(value, a.n * a.pixels * a.heads, a.head_channels);
-    const Tensor grad_image = torch::stable::new_zeros(image, image.sizes());
+    const Tensor grad_image = zero_gradient<R>(image);
     torch::stable::parallel_for(0, a.n * a.heads, 1, [&](int64_t begin, int64_t end) {
       ms_deform_attn_backward(a, data<T>(grad_output), data<R>(image), data<R>(locations), data<T>(weights),
                               mutable_data<R>(grad_image), mutable_data<R>(grad_locations),

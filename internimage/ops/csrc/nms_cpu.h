@@ -16,7 +16,7 @@ class NmsGroup {
   using V = WidestVector<R>;
 
   // boxes [count, 4].
-  NmsGroup(const R* boxes, int64_t count) : count_(count), x1_(room()), y1_(room()), x2_(room()), y2_(room()), area_(room()), removed_(room()) {
+  NmsGroup(const R* boxes, int64_t count) : count_(count) {
     for (int64_t i = 0; i < count; ++i) {
       const R* const box = boxes + 4 * i;
       x1_[i] = box[0], y1_[i] = box[1], x2_[i] = box[2], y2_[i] = box[3];
@@ -44,15 +44,15 @@ class NmsGroup {
     for (int64_t j = (i + 1) / lanes * lanes; j < count_; j += lanes) {  // those before i are decided already
       const V left = larger(x1, load<V>(x1_.data() + j)), right = smaller(x2, load<V>(x2_.data() + j));
       const V top = larger(y1, load<V>(y1_.data() + j)), bottom = smaller(y2, load<V>(y2_.data() + j));
-      const V shared = larger(right - left, zero) * larger(bottom - top, zero);
+      const V shared = rounded(larger(right - left, zero) * larger(bottom - top, zero));
       const V overlap = shared / (area + load<V>(area_.data() + j) - shared);
       store(removed_.data() + j, overlap > threshold ? one : load<V>(removed_.data() + j));
     }
   }
 
   const int64_t count_;
-  Array<R> x1_, y1_, x2_, y2_, area_;
-  Array<R> removed_;  // 0 or 1
+  Array<R> x1_{room()}, y1_{room()}, x2_{room()}, y2_{room()}, area_{room()};
+  Array<R> removed_{room()};  // 0 or 1
 };
 
 // boxes [count, 4], groups [count], those of one group side by side.

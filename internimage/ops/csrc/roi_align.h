@@ -35,6 +35,9 @@ INTERNIMAGE_HOST_DEVICE Real product(Real a, Real b) {
 #endif
 }
 
+INTERNIMAGE_HOST_DEVICE float ceil_of(float x) { return ceilf(x); }
+INTERNIMAGE_HOST_DEVICE double ceil_of(double x) { return ceil(x); }
+
 // The samples of a RoI's bins along one axis of the map.
 template <typename Real>
 struct SampleAxis {
@@ -46,7 +49,7 @@ struct SampleAxis {
     Real length = product(to, scale) - (aligned ? Real(0.5f) : Real(0)) - begin;
     if (!aligned && length < Real(1)) length = 1;
     bin = length / Real(bins);
-    count = sampling_ratio > 0 ? Real(sampling_ratio) : std::ceil(bin);
+    count = sampling_ratio > 0 ? Real(sampling_ratio) : ceil_of(bin);
     if (!(count > Real(0) && count <= Real(1e30f))) count = 0;  // no samples of what is not finite
   }
 
@@ -64,7 +67,7 @@ struct SampleAxis {
     if (!(first > Real(0))) first = 0;     // also where step is 0
     if (!(last < count)) last = count;
     if (!(first < last) || first > Real(9e15f) || last > Real(9e15f)) return {0, 0};
-    return {int64_t(first), int64_t(std::ceil(last))};
+    return {int64_t(first), int64_t(ceil_of(last))};
   }
 
   INTERNIMAGE_HOST_DEVICE Real place(int64_t number, int64_t sample) const {

@@ -1,8 +1,8 @@
 // RoIAlign on the CPU. Knows nothing of tensors and threads. docs/roi_align_nms.md explains how and why.
 //
-// Samples lie on a grid, so along each axis those of a bin are first made one: the pixels that they touch, and what each
-// counts. Then each bin is a small weighted sum of pixels with their channels in vectors, kBlock channels at a time. Where
-// the input is not channels last the pixels that a RoI touches are copied so, which is a window of it and not the map.
+// Samples lie on a grid, so along each axis those of a bin are first made one: the pixels that they touch, and what
+// each counts. Then each bin is a small weighted sum of pixels with their channels in vectors, kBlock channels at a time.
+// Where the input is not channels last the pixels that a RoI touches are copied so: a window, not the map.
 #pragma once
 
 #include <algorithm>
@@ -138,7 +138,7 @@ void pixels_to_planes(const Real<T>* pixels, T* planes, int64_t plane, int64_t c
   }
 }
 
-// Calls f(first pixel, their number, where they begin in the window) for each run of neighbouring pixels of a window's row.
+// Calls f(first pixel, their number, where they begin in the window) for each run of neighbours in a window's rows.
 template <typename F>
 void for_window_runs(const RoIAlign& a, const std::vector<int64_t>& rows, const std::vector<int64_t>& columns,
                      const F& f) {

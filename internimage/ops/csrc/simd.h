@@ -228,6 +228,13 @@ INTERNIMAGE_INLINE void put_sums(V a, V b, V c, V d, Lane<V>* to) {
   }
 }
 
+// Keeps a compiler from fusing a product with a sum behind it.
+template <typename V>
+INTERNIMAGE_INLINE V rounded(V product) {
+  asm("" : "+m"(product));
+  return product;
+}
+
 // a < b ? a : b and a > b ? a : b, lane by lane: b where one of them is NaN.
 template <typename V>
 INTERNIMAGE_INLINE V smaller(V a, V b) {

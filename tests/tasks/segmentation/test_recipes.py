@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from internimage.released import get
 from internimage.tasks.segmentation.configs import CONFIGS
 from internimage.tasks.segmentation.datasets import LAYOUTS
 from internimage.tasks.segmentation.recipes import RECIPES
@@ -112,6 +113,8 @@ def test_transfers_start_from_the_published_files():
         "fresh",
     )
     assert starts["upernet_internimage_t_512_160k_ade20k"] == ("internimage_t", "none")
+    for name, (init, _) in starts.items():
+        assert get(init).variant == RECIPES[name].config.variant
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ import pytest
 import torch
 from small_segmentors import small_segmentor
 
+from internimage import create_model, save_checkpoint
 from internimage.tasks import cli
 from internimage.tasks.images import read_image
+from internimage.tasks.segmentation import create_segmentor
 from internimage.tasks.segmentation.datasets import open_dataset
 from internimage.tasks.segmentation.objective import total_loss
 from internimage.tasks.segmentation.recipes import RECIPES
@@ -210,3 +212,37 @@ def test_the_official_rates_of_mask2former_h():
     offsets = "head.pixel_decoder.encoder.0.attention.{}.weight"
     assert groups[offsets.format("offsets")]["weight_decay"] == 0
     assert groups[offsets.format("weights")]["weight_decay"] == 0.05
+
+
+def built(init, init_head="none", method="mask2former", num_classes=3):
+    recipe = replace(RECIPES["quick"], model=f"{method}_internimage_atto_small", init=str(init), init_head=init_head)
+    return build_model(recipe, num_classes).state_dict()
+
+
+def test_a_classifiers_weights_start_the_backbone(tmp_path):
+    torch.manual_seed(1)
+    source = create_model("internimage_atto", num_classes=4)
+    state = built(save_checkpoint(source, tmp_path / "weights.safetensors"))
+    for name, weight in source.state_dict().items():
+        if not name.startswith("head."):
+            assert torch.equal(state[f"backbone.{name}"], weight), name
+
+
+@pytest.mark.parametrize("layout", ["internimage", "official"])
+@pytest.mark.parametrize("method", ["upernet", "mask2former"])
+def test_a_segmentors_weights_start_all_but_other_classes(tmp_path, method, layout):
+    torch.manual_seed(1)
+    source = create_segmentor(f"{method}_internimage_atto_small", num_classes=7)
+    path = tmp_path / ("weights.safetensors" if layout == "internimage" else "weights.pth")
+    save_checkpoint(source, path, layout=layout)
+    state = built(path, "fresh", method)
+    for name, weight in source.state_dict().items():
+        if "class_embed" not in name and "classifier" not in name:
+            assert torch.equal(state[name], weight), name
+        else:
+            assert len(state[name]) in (3, 4)  # Mask2Former has one for "no object"
+    same = built(path, "same", method, num_classes=7)
+    assert all(torch.equal(same[name], weight) for name, weight in source.state_dict().items())
+    if method == "upernet":
+        first = built(path, "first", method)
+        assert torch.equal(first["head.classifier.weight"], source.state_dict()["head.classifier.weight"][:3])

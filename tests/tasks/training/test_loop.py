@@ -151,7 +151,7 @@ def test_corrupt_images_are_reported_and_too_many_stop_the_run(tmp_path, capsys)
     assert progress.corrupt == ["bad.jpg"]
     assert capsys.readouterr().err.count("bad.jpg") == 1
     loop = make_loop(QUICK, tmp_path / "other", ALONE, hook=lambda index: (f"bad{index}.jpg",))
-    with pytest.raises(TrainingError, match=r"8 of 26 images can't be read, more than 1 %: bad\d+.jpg, bad"):
+    with pytest.raises(TrainingError, match=r"8 of 26 images can't be read, more than 1 %: bad\d+.jpg; bad"):
         loop.train()
 
 
