@@ -41,7 +41,7 @@ class Anchors:
     def of_levels(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """The anchors of each level, in float32 at least, from its map [N, C, H, W]."""
         like = maps[0].new_empty((), dtype=torch.promote_types(maps[0].dtype, torch.float32))
-        return [self.of_level(level, *x.shape[2:], like) for level, x in enumerate(maps)]
+        return [self.of_level(level, x.shape[2], x.shape[3], like) for level, x in enumerate(maps)]
 
     def inside_padded(self, level: int, height: int, width: int, padded: tuple[int, int]) -> Tensor:
         """[height * width * A], bool: whether the position lies in the padded image, which a batch may exceed.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -61,8 +61,8 @@ class BoxHead(nn.Module):
         flat = widths[-1] * REGION_SIZE**2
         self.fcs = nn.ModuleList(nn.Linear(channels if i else flat, channels) for i in range(fcs))
         for fc in self.fcs:
-            nn.init.xavier_uniform_(fc.weight)
-            nn.init.zeros_(fc.bias)
+            nn.init.xavier_uniform_(cast(Tensor, fc.weight))
+            nn.init.zeros_(cast(Tensor, fc.bias))
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
@@ -78,7 +78,7 @@ class BoxHead(nn.Module):
         x = self.convs(regions).flatten(1)
         for fc in self.fcs:
             x = F.relu(fc(x))
-        return at_least_float32(self.classifier(x)), at_least_float32(self.deltas(x)).unflatten(1, (-1, 4))
+        return at_least_float32(self.classifier(x)), at_least_float32(self.deltas(x)).reshape(x.shape[0], -1, 4)
 
     def deltas_of(self, deltas: Tensor, labels: Tensor) -> Tensor:
         """Of the deltas [K, classes, 4] those of the labels [K, L]: [K, L, 4]."""

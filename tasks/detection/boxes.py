@@ -49,8 +49,8 @@ def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
         boxes: [..., 4].
         sizes: height and width of the image, pixels: [..., 2], broadcast against the boxes.
     """
-    limits = sizes.flip(-1).to(boxes.dtype).repeat_interleave(2, dim=-1).unflatten(-1, (2, 2)).transpose(-1, -2)
-    return torch.minimum(boxes.clamp(min=0), limits.flatten(-2))
+    height, width = sizes.to(boxes.dtype).unbind(-1)
+    return torch.minimum(boxes.clamp(min=0), torch.stack((width, height, width, height), dim=-1))
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ class BoxCoder:
 
     def decode(self, boxes: Tensor, deltas: Tensor) -> Tensor:
         """The boxes [..., 4] that the deltas [..., 4] lead to from the boxes [..., 4]; they broadcast."""
-        shift, log_ratio = (deltas * deltas.new_tensor(self.stds)).split(2, dim=-1)
+        deltas = deltas * deltas.new_tensor(self.stds)
         sides = box_sides(boxes)
-        centres = _centres(boxes) + shift * sides
-        half = sides * log_ratio.clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO).exp() / 2
+        centres = _centres(boxes) + deltas[..., :2] * sides
+        half = sides * deltas[..., 2:].clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO).exp() / 2
         return torch.cat((centres - half, centres + half), dim=-1)
 
 

@@ -118,7 +118,7 @@ class MaskRCNN(nn.Module):
         maps = self.pyramid(images.image)
         outputs = self.rpn(maps)
         proposals = self.rpn.propose(outputs, images.sizes, settings.limits)
-        boxes = [x[:count] for x, count in zip(proposals.boxes, proposals.count.tolist(), strict=True)]
+        boxes = [x[:count] for x, count in zip(proposals.boxes, proposals.counts.tolist(), strict=True)]
         return {
             **self.rpn.losses(outputs, images, [objects.boxes for objects in truth], settings.rpn),
             **self.roi_heads.losses(maps, boxes, images, truth, settings.stages),
@@ -134,7 +134,7 @@ class MaskRCNN(nn.Module):
     def _found(self, batch: ImageBatch) -> list[dict[str, Tensor]]:
         maps = self.pyramid(batch.image)
         detections = self.detect(maps, batch.sizes)
-        counts = detections.count.tolist()
+        counts = detections.counts.tolist()
         results = [
             {"boxes": boxes[:count], "scores": scores[:count], "labels": labels[:count]}
             for boxes, scores, labels, count in zip(*detections[:3], counts, strict=True)
@@ -142,7 +142,7 @@ class MaskRCNN(nn.Module):
         if self.has_masks:
             rois = join_rois([result["boxes"] for result in results])
             drawn = self.roi_heads.draw_masks(maps, rois, torch.cat([result["labels"] for result in results]))
-            for index, (result, probabilities) in enumerate(zip(results, drawn.split(counts), strict=True)):
+            for index, (result, probabilities) in enumerate(zip(results, torch.split(drawn, counts), strict=True)):
                 result["masks"] = paste_masks(probabilities, result["boxes"], batch.size(index))
         return results
 
@@ -151,9 +151,9 @@ class FixedSizeDetector(nn.Module):
     """A detector whose results have a fixed size, so that it compiles whole, exports, and can be packaged.
 
     Shapes: image [N, 3, H, W], normalised and padded; sizes [N, 2], int64, height and width without padding ->
-    boxes [N, D, 4], scores [N, D], labels [N, D], count [N], and with mask heads the masks' probabilities over their
-    boxes [N, D, 28, 28], for `paste_masks`. Rows of an image beyond its count are padding. The detections are those of
-    the detector itself.
+    boxes [N, D, 4], scores [N, D], labels [N, D], counts [N], and with mask heads the masks' probabilities over their
+    boxes [N, D, 28, 28], for `paste_masks`. Rows of an image beyond its number in counts are padding. The
+    detections are those of the detector itself.
     """
 
     def __init__(self, detector: MaskRCNN) -> None:
@@ -165,6 +165,6 @@ class FixedSizeDetector(nn.Module):
         found = self.detector.detect(maps, sizes)
         if not self.detector.has_masks:
             return tuple(found)
-        rois = to_rois(found.boxes, found.count)
+        rois = to_rois(found.boxes, found.counts)
         masks = self.detector.roi_heads.draw_masks(maps, rois, found.labels.flatten())
-        return (*found, masks.unflatten(0, found.labels.shape))
+        return (*found, masks.reshape(*found.labels.shape, *masks.shape[1:]))

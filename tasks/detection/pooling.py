@@ -21,10 +21,10 @@ def level_of(boxes: Tensor) -> Tensor:
     return (side / _FINEST_SIDE + 1e-6).log2().floor().clamp(0, len(STRIDES) - 1).long()
 
 
-def to_rois(boxes: Tensor, count: Tensor) -> Tensor:
-    """Padded boxes [N, P, 4], of which `count` [N] are valid -> [N * P, 5], image index first, -1 for padding."""
-    image = torch.arange(len(boxes), device=boxes.device).unsqueeze(1)
-    valid = torch.arange(boxes.shape[1], device=boxes.device) < count.unsqueeze(1)
+def to_rois(boxes: Tensor, counts: Tensor) -> Tensor:
+    """Padded boxes [N, P, 4], of which `counts` [N] are valid -> [N * P, 5], image index first, -1 for padding."""
+    image = torch.arange(boxes.shape[0], device=boxes.device).unsqueeze(1)
+    valid = torch.arange(boxes.shape[1], device=boxes.device) < counts.unsqueeze(1)
     index = torch.where(valid, image, -1).to(boxes.dtype)
     return torch.cat((index.unsqueeze(2), boxes), dim=2).flatten(0, 1)
 

@@ -26,19 +26,19 @@ from internimage.tasks.detection.suppression import keep_best
 
 
 class Detections(NamedTuple):
-    """The objects found, best first; those of an image beyond its count are padding.
+    """The objects found, best first; those of an image beyond its number in `counts` are padding.
 
     Attributes:
         boxes: [N, D, 4], in pixels of the padded image; 0 as padding.
         scores: [N, D], probabilities; -1 as padding.
         labels: [N, D], int64; 0 as padding.
-        count: [N].
+        counts: [N].
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
-    count: Tensor
+    counts: Tensor
 
 
 @dataclass(frozen=True)
@@ -126,20 +126,20 @@ class RoIHeads(nn.Module):
         boxes = proposals.boxes
         all_logits = []
         for stage, head in enumerate(self._box_heads):
-            logits, deltas = self._classify(head, maps, to_rois(boxes, proposals.count))
+            logits, deltas = self._classify(head, maps, to_rois(boxes, proposals.counts))
             all_logits.append(logits)
             if stage + 1 < len(self.box_heads):
                 best = logits[:, :-1].argmax(dim=1, keepdim=True)
                 refined = head.coder.decode(boxes.flatten(0, 1), head.deltas_of(deltas, best).squeeze(1))
                 boxes = clip_boxes(refined.view_as(boxes), sizes[:, None])
         valid = proposals.scores >= 0
-        scores = torch.stack(all_logits).mean(dim=0).softmax(dim=1)[:, :-1].unflatten(0, valid.shape)
+        scores = torch.stack(all_logits).mean(dim=0).softmax(dim=1)[:, :-1].reshape(*valid.shape, -1)
         scores, labels = scores.topk(_most_above(self.selection.score_threshold, self.num_classes), dim=2)
-        chosen = head.deltas_of(deltas, labels.flatten(0, 1)).unflatten(0, valid.shape)
+        chosen = head.deltas_of(deltas, labels.flatten(0, 1)).reshape(*labels.shape, 4)
         boxes = clip_boxes(head.coder.decode(boxes.unsqueeze(2), chosen), sizes[:, None, None]).flatten(1, 2)
         candidate = (scores > self.selection.score_threshold) & valid.unsqueeze(2)
         groups = torch.where(candidate, labels, -1).flatten(1)
-        (boxes, labels), scores, count = keep_best(
+        (boxes, labels), scores, counts = keep_best(
             (boxes, labels.flatten(1)),
             boxes,
             scores.flatten(1),
@@ -147,7 +147,7 @@ class RoIHeads(nn.Module):
             self.selection.iou_threshold,
             self.selection.per_image,
         )
-        return Detections(boxes, scores, labels, count)
+        return Detections(boxes, scores, labels, counts)
 
     def draw_masks(self, maps: Sequence[Tensor], rois: Tensor, labels: Tensor) -> Tensor:
         """Probabilities [K, 28, 28] of the pixels of regions, averaged over the stages.
@@ -265,7 +265,7 @@ def _refined(
     labels = torch.where(labels < head.num_classes, labels, logits[:, :-1].argmax(dim=1))
     chosen = head.deltas_of(deltas, labels.unsqueeze(1)).squeeze(1)
     refined = head.coder.decode(torch.cat([sampled.boxes for sampled in samples]), chosen)
-    parts = refined.split([len(sampled.boxes) for sampled in samples])
+    parts = torch.split(refined, [len(sampled.boxes) for sampled in samples])
     return [
         clip_boxes(boxes[~sampled.true_box], size)
         for boxes, sampled, size in zip(parts, samples, images.sizes, strict=True)

@@ -23,17 +23,17 @@ _CODER = BoxCoder()
 
 
 class Proposals(NamedTuple):
-    """Boxes that may hold objects, best first; those of an image beyond its count are padding.
+    """Boxes that may hold objects, best first; those of an image beyond its number in `counts` are padding.
 
     Attributes:
         boxes: [N, P, 4], in pixels of the padded image; zeros as padding.
         scores: [N, P], from 0 to 1; -1 as padding.
-        count: [N].
+        counts: [N].
     """
 
     boxes: Tensor
     scores: Tensor
-    count: Tensor
+    counts: Tensor
 
 
 class RPNOutputs(NamedTuple):
@@ -125,8 +125,8 @@ class RPN(nn.Module):
         level = torch.arange(len(levels), device=scores.device).repeat_interleave(limits.per_level)
         valid = (scores >= 0) & (box_sides(boxes) > 0).all(dim=-1)
         groups = torch.where(valid, level, -1)
-        (boxes,), scores, count = keep_best((boxes,), boxes, scores, groups, self.iou_threshold, limits.per_image)
-        return Proposals(boxes, scores, count)
+        (boxes,), scores, counts = keep_best((boxes,), boxes, scores, groups, self.iou_threshold, limits.per_image)
+        return Proposals(boxes, scores, counts)
 
     def losses(
         self, outputs: RPNOutputs, images: ImageBatch, truth: Sequence[Tensor], training: RPNTraining
@@ -160,7 +160,7 @@ class RPN(nn.Module):
         """Indices of the anchors that may learn."""
         padded = images.padded_size(index)
         inside = torch.cat(
-            [self.anchors.inside_padded(level, *x.shape[2:], padded) for level, x in enumerate(maps)]
+            [self.anchors.inside_padded(level, x.shape[2], x.shape[3], padded) for level, x in enumerate(maps)]
         ).to(levels[0].device)
         if training.whole_inside:
             inside &= lie_inside(torch.cat(levels), images.size(index))
@@ -176,13 +176,13 @@ def _sampled(anchors: Tensor, usable: Tensor, truth: Tensor, training: RPNTraini
 
 def _by_anchor(x: Tensor, values: int) -> Tensor:
     """A map [N, A * values, H, W] -> [N, H * W * A, values], in float32 at least."""
-    return at_least_float32(x.permute(0, 2, 3, 1).reshape(len(x), -1, values))
+    return at_least_float32(x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, values))
 
 
 def _best_of_level(logits: Tensor, deltas: Tensor, anchors: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Scores [N, count], falling, and boxes [N, count, 4]; a level with fewer anchors is padded with scores of -1."""
     scores = _by_anchor(logits, 1).squeeze(2).sigmoid()
     scores, chosen = F.pad(scores, (0, count), value=-1.0).topk(count)
-    chosen = chosen.clamp(max=len(anchors) - 1)
+    chosen = chosen.clamp(max=anchors.shape[0] - 1)
     deltas = _by_anchor(deltas, 4).gather(1, chosen.unsqueeze(2).expand(-1, -1, 4))
     return scores, _CODER.decode(anchors[chosen], deltas)

@@ -32,8 +32,8 @@ def keep_best(
         The values [N, D, ...] in falling order of the scores, 0 as padding; the scores [N, D], -1 as padding; and how
         many of them are no padding [N].
     """
-    image = torch.arange(len(boxes), device=boxes.device).unsqueeze(1)
-    apart = torch.where(groups >= 0, groups * len(boxes) + image, -1)  # images don't meet
+    image = torch.arange(boxes.shape[0], device=boxes.device).unsqueeze(1)
+    apart = torch.where(groups >= 0, groups * boxes.shape[0] + image, -1)  # images don't meet
     kept = _kept(boxes.flatten(0, 1), scores.flatten(), apart.flatten(), iou_threshold).view_as(groups)
     best, chosen = torch.where(kept, scores, -1.0).topk(min(count, scores.shape[1]))
     valid = best >= 0

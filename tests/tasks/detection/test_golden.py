@@ -22,7 +22,7 @@ WITH_MASKS = [name for name in DETECTORS if "agnostic" not in name]
 load = cache(golden)
 each_detector = pytest.mark.parametrize("name", DETECTORS)
 each_with_masks = pytest.mark.parametrize("name", WITH_MASKS)
-both_dtypes = pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=["float32", "float64"])
+both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
 
 def stage_names(model: MaskRCNN) -> list[str]:
@@ -49,7 +49,7 @@ def test_pyramid_and_proposals_are_the_official_ones(name: str, dtype: torch.dty
     proposals = model.rpn.propose(outputs, images.sizes, model.limits)
     for index in range(2):
         expected = reference[f"out/proposals.{index}"]
-        count = int(proposals.count[index])
+        count = int(proposals.counts[index])
         torch.testing.assert_close(
             proposals.boxes[index, :count], expected[:, :4].to(dtype), atol=BOX_TOLERANCE, rtol=0
         )
@@ -112,7 +112,7 @@ def test_masks_are_the_official_ones(name: str, dtype: torch.dtype) -> None:
     reference = load(name)
     model = golden_detector(name, reference).to(dtype)
     images = golden_batch(reference, dtype)
-    boxes, _, labels, counts, probabilities = FixedSizeDetector(model)(images.image, images.sizes)
+    boxes, _, _, counts, probabilities = FixedSizeDetector(model)(images.image, images.sizes)
     rois = to_rois(boxes, counts)
     torch.testing.assert_close(rois, reference["out/mask_rois"].to(dtype), atol=BOX_TOLERANCE, rtol=0)
     regions = pool_regions(model.pyramid(images.image), rois[:3], 14)
