@@ -232,6 +232,7 @@ def _leave_out_parts(tensors: State, target: State) -> list[str]:
         ("head", ("head.",)),
         ("classifier", ("head.classifier.", "head.metadata.")),
         ("auxiliary head", ("auxiliary_head.",)),
+        ("mask heads", ("roi_heads.mask_heads.",)),
     ):
         found = [key for key in tensors if key.startswith(parts)]
         if found and not any(key.startswith(parts[0]) for key in target):

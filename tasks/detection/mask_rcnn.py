@@ -150,21 +150,30 @@ class MaskRCNN(nn.Module):
 class FixedSizeDetector(nn.Module):
     """A detector whose results have a fixed size, so that it compiles whole, exports, and can be packaged.
 
-    Shapes: image [N, 3, H, W], normalised and padded; sizes [N, 2], int64, height and width without padding ->
-    boxes [N, D, 4], scores [N, D], labels [N, D], counts [N], and with mask heads the masks' probabilities over their
-    boxes [N, D, 28, 28], for `paste_masks`. Rows of an image beyond its number in counts are padding. The
-    detections are those of the detector itself.
+    Shapes: image [N, 3, H, W], normalised and padded; sizes [N, 2], int64, height and width without padding, which is
+    none by default -> boxes [N, D, 4], scores [N, D], labels [N, D], counts [N], and with mask heads the masks'
+    probabilities over their boxes [N, D, 28, 28], for `paste_masks`. Rows of an image beyond its number in counts are
+    padding. The detections are those of the detector itself.
     """
 
     def __init__(self, detector: MaskRCNN) -> None:
         super().__init__()
         self.detector = detector
 
-    def forward(self, image: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, image: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
         maps = self.detector.pyramid(image)
+        if sizes is None:
+            sizes = _whole_sizes(image)
         found = self.detector.detect(maps, sizes)
         if not self.detector.has_masks:
             return tuple(found)
         rois = to_rois(found.boxes, found.counts)
         masks = self.detector.roi_heads.draw_masks(maps, rois, found.labels.flatten())
         return (*found, masks.reshape(*found.labels.shape, *masks.shape[1:]))
+
+
+def _whole_sizes(image: Tensor) -> Tensor:
+    """[N, 2], height and width of images without padding, traceable where they are free."""
+    n, _, height, width = image.shape
+    sides = [torch.full((n, 1), side, device=image.device) for side in (height, width)]
+    return torch.cat(sides, dim=1)
