@@ -63,11 +63,11 @@ def load_checkpoint(
     Official classification, detection and segmentation files, Hugging Face repositories and DeepSpeed folders are told
     apart by their keys. Detection and segmentation files load whole into a model that has a table of names for them
     (`internimage.renames`), and into a backbone with their backbone. What a model was built without is not asked for: a
-    model without a head, an auxiliary head or classes leaves that part of the file. Where the model has layer scales
-    and the file has none (the backbones of the T detectors start from such a file), they become 1, which is the same
-    function. For a model built with `remove_center` the centre taps of a file that has them are cut. Values are
-    converted to the model's dtype and device; a model on the meta device gets its tensors from the file, on the CPU.
-    When anything is wrong the model is left as it was.
+    model without a head, an auxiliary head, mask heads or classes leaves that part of the file. Where the model has
+    layer scales and the file has none (the backbones of the T detectors start from such a file), they become 1, which
+    is the same function. For a model built with `remove_center` the centre taps of a file that has them are cut. Values
+    are converted to the model's dtype and device; a model on the meta device gets its tensors from the file, on the
+    CPU. When anything is wrong the model is left as it was.
 
     Args:
         model: an `InternImage`, a `CompositeInternImage`, or a model of a task.
@@ -232,6 +232,7 @@ def _leave_out_parts(tensors: State, target: State) -> list[str]:
         ("head", ("head.",)),
         ("classifier", ("head.classifier.", "head.metadata.")),
         ("auxiliary head", ("auxiliary_head.",)),
+        ("mask heads", ("roi_heads.mask_heads.",)),
     ):
         found = [key for key in tensors if key.startswith(parts)]
         if found and not any(key.startswith(parts[0]) for key in target):

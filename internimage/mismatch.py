@@ -84,7 +84,20 @@ def _cause_in_whole(mismatch: Mismatch, file: NamedState, model: Mapping[str, Te
         return cause
     if any(not key.startswith("backbone.") for key in (*mismatch.missing, *mismatch.unexpected)):
         return "file and model have different heads, or layers of one of them; the names above tell which"
-    return _cause_in_classes(mismatch, file, model) or _cause_in_options(mismatch, file.tensors, model)
+    return (
+        _cause_in_classes(mismatch, file, model)
+        or _cause_in_objects(mismatch, file.tensors, model)
+        or _cause_in_options(mismatch, file.tensors, model)
+    )
+
+
+def _cause_in_objects(mismatch: Mismatch, file: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> str | None:
+    """A detector's classes, to which its classifier adds background."""
+    key = "roi_heads.box_heads.0.classifier.weight"
+    if key not in mismatch.misshapen:
+        return None
+    classes, wanted = (len(state[key]) - 1 for state in (file, model))
+    return f"the file has {classes} classes, the model {wanted}; create the model with num_classes={classes}"
 
 
 def _cause_in_variant(file: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> str | None:

@@ -1,0 +1,158 @@
+"""Two-stage detectors by name: the official configurations, and small ones. Numbers only, imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from internimage.released import ReleasedCheckpoint, find
+
+BoxLossName = Literal["l1", "smooth_l1", "giou"]
+
+_DROP_PATH_RATES = {"t": 0.2, "s": 0.3, "b": 0.4, "l": 0.4, "xl": 0.4}
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of heads.
+
+    Attributes:
+        stds: of the deltas.
+        iou: with a true box, from which on a proposal learns it.
+        weight: of the losses.
+    """
+
+    stds: tuple[float, float, float, float]
+    iou: float
+    weight: float
+
+
+_SINGLE = (StageConfig((0.1, 0.1, 0.2, 0.2), 0.5, 1.0),)
+_THREE = (
+    *_SINGLE,
+    StageConfig((0.05, 0.05, 0.1, 0.1), 0.6, 0.5),
+    StageConfig((0.033, 0.033, 0.067, 0.067), 0.7, 0.25),
+)
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """One configuration: an official one, or a small one of ours, which belongs to no data set and has no weights.
+
+    Attributes:
+        name: of the configuration.
+        variant: of the backbone, a name of `internimage.list_models`.
+        dataset: that it is trained on; "" for the small ones.
+        num_classes: of it; 0 without one.
+        checkpoint: name of the released weights; None: there are none.
+        stages: of the heads; more than one is a cascade.
+        masks: it draws masks.
+        convs: of the box heads, before their fully connected layers.
+        fcs: fully connected layers of the box heads.
+        class_agnostic: the classes share the deltas of boxes.
+        box_loss: of the box heads.
+        train_proposals: of an image in training.
+        drop_path_rate: of the backbone in training.
+        channels: of pyramid and convolutions.
+        hidden_channels: of the fully connected layers.
+        test_scale: long and short side that bound the test image, pixels; the shape of the image is kept.
+    """
+
+    name: str
+    variant: str
+    dataset: str
+    num_classes: int
+    checkpoint: str | None
+    stages: tuple[StageConfig, ...] = _SINGLE
+    masks: bool = True
+    convs: int = 0
+    fcs: int = 2
+    class_agnostic: bool = False
+    box_loss: BoxLossName = "l1"
+    train_proposals: int = 1000
+    drop_path_rate: float = 0.0
+    channels: int = 256
+    hidden_channels: int = 1024
+    test_scale: tuple[int, int] = (1333, 800)
+
+
+def _of_released(row: ReleasedCheckpoint) -> DetectorConfig:
+    letters = row.variant.rpartition("_")[2]
+    config = DetectorConfig(
+        name=row.name,
+        variant=row.variant,
+        dataset=row.dataset,
+        num_classes=row.num_classes,
+        checkpoint=row.name,
+        drop_path_rate=0.6 if (letters, row.schedule) == ("xl", "3x") else _DROP_PATH_RATES[letters],
+    )
+    if row.method == "mask_rcnn":
+        return config
+    return replace(config, stages=_THREE, convs=4, fcs=1, box_loss="giou", train_proposals=2000)
+
+
+def _all_configs() -> dict[str, DetectorConfig]:
+    configs = [_of_released(row) for row in find(task="detection") if row.method != "dino"]
+    crowd = replace(
+        next(config for config in configs if config.name == "cascade_internimage_xl_fpn_3x_coco"),
+        name="cascade_internimage_xl_fpn_3x_crowd_human",
+        dataset="CrowdHuman",
+        num_classes=1,
+        checkpoint=None,
+        masks=False,
+        convs=0,
+        fcs=2,
+        class_agnostic=True,
+        box_loss="smooth_l1",
+        drop_path_rate=0.4,
+    )
+    return {config.name: config for config in (*configs, crowd, *_small_configs())}
+
+
+def _small_configs() -> Iterator[DetectorConfig]:
+    """Heads as large as their backbones, to be trained from scratch on small data or a small machine."""
+    for letters, channels in (("atto", 32), ("femto", 64), ("pico", 96), ("nano", 128), ("t", 192)):
+        for method, masks in (("faster_rcnn", False), ("mask_rcnn", True)):
+            yield DetectorConfig(
+                name=f"{method}_internimage_{letters}_small",
+                variant=f"internimage_{letters}",
+                dataset="",
+                num_classes=0,
+                checkpoint=None,
+                masks=masks,
+                channels=channels,
+                hidden_channels=4 * channels,
+            )
+
+
+CONFIGS = _all_configs()
+
+
+def get_config(name: str) -> DetectorConfig:
+    """The configuration of this name.
+
+    Raises:
+        ValueError: there is none; the message lists the nearest names.
+    """
+    if name in CONFIGS:
+        return CONFIGS[name]
+    nearest = difflib.get_close_matches(name, CONFIGS, n=3) or list(CONFIGS)[:3]
+    raise ValueError(
+        f"no detector is called {name!r}; nearest: {', '.join(nearest)}; "
+        "internimage.tasks.detection.list_detectors() lists all"
+    )
+
+
+def list_detectors(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """Names for `create_detector`.
+
+    Args:
+        pattern: a shell wildcard, such as "mask_rcnn_*_coco".
+        pretrained: only those with released weights.
+    """
+    return [
+        name for name, config in CONFIGS.items() if fnmatchcase(name, pattern) and (config.checkpoint or not pretrained)
+    ]

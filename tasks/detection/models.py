@@ -1,0 +1,127 @@
+"""Detectors by name: `create_detector`."""
+
+from __future__ import annotations
+
+from functools import partial
+from os import PathLike
+from typing import Any
+
+import torch
+
+from internimage.backbone import InternImageFeatures
+from internimage.checkpoint import load_checkpoint
+from internimage.models import variant_arguments
+from internimage.tasks.detection.assign import Assigner
+from internimage.tasks.detection.box_head import BoxHead
+from internimage.tasks.detection.boxes import BoxCoder
+from internimage.tasks.detection.configs import BoxLossName, DetectorConfig, StageConfig, get_config
+from internimage.tasks.detection.fpn import FPN
+from internimage.tasks.detection.losses import BoxLoss, delta_loss, giou_loss
+from internimage.tasks.detection.mask_head import MaskHead
+from internimage.tasks.detection.mask_rcnn import DetectorTraining, MaskRCNN
+from internimage.tasks.detection.roi_heads import RoIHeads, StageTraining
+from internimage.tasks.detection.rpn import RPN, ProposalLimits, RPNTraining
+from internimage.variants import VARIANTS
+
+_BOX_LOSSES: dict[BoxLossName, BoxLoss] = {
+    "l1": delta_loss,
+    "smooth_l1": partial(delta_loss, beta=1.0),
+    "giou": giou_loss,
+}
+
+
+def create_detector(
+    name: str,
+    pretrained: bool = False,
+    *,
+    checkpoint: str | PathLike[str] | None = None,
+    num_classes: int | None = None,
+    **overrides: Any,
+) -> MaskRCNN:
+    """Build a detector, an official one with its weights if wanted.
+
+    Args:
+        name: a name of `list_detectors()`.
+        pretrained: load the official weights, downloaded on first use. A `num_classes` that differs from theirs gets
+            fresh classifiers on top of them.
+        checkpoint: load this instead: whatever `internimage.load_checkpoint` reads.
+        num_classes: without background; None: as many as the data set has. The small ones, which belong to no data
+            set, need it.
+        **overrides: arguments of `InternImage` that replace the variant's. The drop path rate is 0 unless given here;
+            `get_config(name).drop_path_rate` is the official one.
+
+    Raises:
+        ValueError: an unknown name (the error lists the closest), one without released weights, `pretrained` together
+            with `checkpoint`, or no `num_classes` where it is needed.
+    """
+    config = get_config(name)
+    if pretrained and checkpoint is not None:
+        raise ValueError("create_detector: give either pretrained=True or checkpoint, not both")
+    if pretrained and config.checkpoint is None:
+        raise ValueError(f"create_detector: no weights of {name} were released; leave pretrained=True away")
+    if num_classes is None and not config.num_classes:
+        raise ValueError(f"create_detector: {name} belongs to no data set; give num_classes")
+    wanted = config.num_classes if num_classes is None else num_classes
+    source = config.checkpoint if pretrained else checkpoint
+    device = torch.get_default_device()
+    with torch.device(device if source is None else "meta"):  # no need to draw numbers that the file replaces
+        model = build_detector(config, config.num_classes if pretrained else wanted, **overrides)
+    if source is not None:
+        load_checkpoint(model, source)
+        model.to(device)
+        if model.num_classes != wanted:
+            model.reset_classifier(wanted)
+    return model
+
+
+def build_detector(config: DetectorConfig, num_classes: int, **overrides: Any) -> MaskRCNN:
+    """The model of a configuration, freshly initialised; see `create_detector`."""
+    arguments = variant_arguments(VARIANTS[config.variant], dense=True) | overrides
+    return on_backbone(InternImageFeatures(**arguments), config, num_classes)
+
+
+def on_backbone(backbone: Any, config: DetectorConfig, num_classes: int) -> MaskRCNN:
+    """The heads of a configuration on any backbone.
+
+    Args:
+        backbone: image -> maps [N, C_i, H_i, W_i], strides 4 to 32; `feature_info.channels()` tells C_i, as timm's do.
+        config: of the heads.
+        num_classes: without background.
+    """
+    channels = config.channels
+    box_heads = [
+        BoxHead(
+            channels,
+            num_classes,
+            channels=config.hidden_channels,
+            fcs=config.fcs,
+            convs=config.convs,
+            conv_channels=channels,
+            class_agnostic=config.class_agnostic,
+            coder=BoxCoder(stage.stds),
+        )
+        for stage in config.stages
+    ]
+    mask_heads = [MaskHead(channels, num_classes, channels=channels) for _ in config.stages if config.masks]
+    return MaskRCNN(
+        backbone,
+        FPN(backbone.feature_info.channels(), channels),
+        RPN(channels),
+        RoIHeads(box_heads, mask_heads),
+        training=training_settings(config),
+    )
+
+
+def training_settings(config: DetectorConfig) -> DetectorTraining:
+    """How the heads of a configuration are trained."""
+    cascade = len(config.stages) > 1
+    return DetectorTraining(
+        rpn=RPNTraining(whole_inside=cascade, box_loss=partial(delta_loss, beta=1 / 9 if cascade else 0.0)),
+        stages=tuple(_stage_training(stage, config.box_loss, cascade) for stage in config.stages),
+        limits=ProposalLimits(per_level=2000, per_image=config.train_proposals),
+    )
+
+
+def _stage_training(stage: StageConfig, box_loss: BoxLossName, cascade: bool) -> StageTraining:
+    assigner = Assigner(positive=stage.iou, negative=stage.iou, least=None if cascade else stage.iou)
+    return StageTraining(assigner, _BOX_LOSSES[box_loss], stage.weight)

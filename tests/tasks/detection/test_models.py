@@ -1,0 +1,100 @@
+"""Detectors by name."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from internimage import load_checkpoint, save_checkpoint
+from internimage.released import find
+from internimage.tasks.detection import create_detector, list_detectors, models
+from internimage.tasks.detection.configs import CONFIGS, get_config
+
+TINY = "mask_rcnn_internimage_t_fpn_1x_coco"
+CROWD = "cascade_internimage_xl_fpn_3x_crowd_human"
+SMALL: dict[str, Any] = {"channels": 8, "depths": (1, 1, 1, 1), "groups": (1, 2, 4, 8)}
+
+
+def test_every_released_two_stage_detector_has_its_configuration() -> None:
+    released = {row.config for row in find(task="detection") if row.method != "dino"}
+    assert {name for name, config in CONFIGS.items() if config.dataset} == released | {CROWD}
+    assert set(list_detectors(pretrained=True)) == released
+    assert len(released) == 10
+    assert list_detectors("cascade_internimage_l_*") == [f"cascade_internimage_l_fpn_{n}x_coco" for n in (1, 3)]
+
+
+def test_configurations_say_how_the_official_models_are_built() -> None:
+    rates = {name: config.drop_path_rate for name, config in CONFIGS.items() if config.dataset}
+    assert rates.pop("cascade_internimage_xl_fpn_3x_coco") == 0.6
+    assert sorted(rates.values()) == [0.2] * 2 + [0.3] * 2 + [0.4] * 6
+    config = get_config(CROWD)
+    assert (config.num_classes, config.masks, config.class_agnostic, config.box_loss) == (1, False, True, "smooth_l1")
+    config = get_config("cascade_internimage_l_fpn_1x_coco")
+    assert [stage.iou for stage in config.stages] == [0.5, 0.6, 0.7]
+    assert [stage.weight for stage in config.stages] == [1, 0.5, 0.25]
+    assert (config.convs, config.fcs, config.box_loss, config.train_proposals) == (4, 1, "giou", 2000)
+
+
+def test_settings_of_training_are_the_official_ones() -> None:
+    mask, cascade = (models.training_settings(get_config(name)) for name in (TINY, "cascade_internimage_l_fpn_1x_coco"))
+    assert (mask.limits.per_level, mask.limits.per_image, cascade.limits.per_image) == (2000, 1000, 2000)
+    assert (mask.rpn.whole_inside, cascade.rpn.whole_inside) == (False, True)
+    assert mask.stages[0].assigner.least == 0.5
+    assert all(stage.assigner.least is None for stage in cascade.stages)
+    assert (mask.stages[0].samples, mask.stages[0].positive_share, mask.rpn.samples) == (512, 0.25, 256)
+
+
+def test_small_detectors_need_a_number_of_classes() -> None:
+    with pytest.raises(ValueError, match="belongs to no data set; give num_classes"):
+        create_detector("mask_rcnn_internimage_femto_small")
+    with torch.no_grad():
+        for method in ("faster_rcnn", "mask_rcnn"):
+            model = create_detector(f"{method}_internimage_atto_small", num_classes=3).eval()
+            found = model([torch.zeros(3, 64, 90)])[0]
+            assert model.has_masks == ("masks" in found) == (method == "mask_rcnn")
+
+
+@pytest.mark.parametrize("wanted", [None, 4])
+def test_official_weights_fit_whatever_the_classes(wanted: int | None, tmp_path: Path, monkeypatch: Any) -> None:
+    torch.manual_seed(0)
+    official = create_detector(TINY, **SMALL)
+    path = save_checkpoint(official, tmp_path / "w.pth", layout="official")
+    monkeypatch.setattr(models, "load_checkpoint", lambda model, source: load_checkpoint(model, path))
+    model = create_detector(TINY, True, num_classes=wanted, **SMALL)
+    assert model.num_classes == (wanted or 80)
+    assert len(model.roi_heads.box_heads[0].classifier.weight) == model.num_classes + 1
+    assert len(model.roi_heads.mask_heads[0].classifier.weight) == model.num_classes
+    assert torch.equal(model.fpn.laterals[0].weight, official.fpn.laterals[0].weight)
+    assert not any(parameter.is_meta for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "mask_rcnn_internimage_t_fpn_1x_cocoa"}, f"nearest: {TINY}"),
+        ({"name": TINY, "pretrained": True, "checkpoint": "w.pth"}, "either pretrained=True or checkpoint"),
+        ({"name": CROWD, "pretrained": True}, "no weights of .* were released"),
+    ],
+)
+def test_what_cannot_be_built_is_told(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create_detector(**arguments)
+
+
+def test_heads_start_as_the_official_ones() -> None:
+    torch.manual_seed(0)
+    model = create_detector(TINY, **SMALL)
+    box, mask = model.roi_heads.box_heads[0], model.roi_heads.mask_heads[0]
+    for weight, std in (
+        (model.fpn.smoothing[0].weight, (2 / (18 * 256)) ** 0.5),
+        (model.rpn.conv.weight, 0.01),
+        (box.classifier.weight, 0.01),
+        (box.deltas.weight, 0.001),
+        (box.fcs[0].weight, (2 / (12544 + 1024)) ** 0.5),
+        (mask.convs[0].conv.weight, (2 / (9 * 256)) ** 0.5),
+        (mask.classifier.weight, (2 / 80) ** 0.5),
+    ):
+        assert weight.std().item() == pytest.approx(std, rel=0.03)
+    biases = [bias for name, bias in model.named_parameters() if name.endswith("bias") and "backbone" not in name]
+    assert not any(bias.any() for bias in biases)
