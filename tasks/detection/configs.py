@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Literal
 
 from internimage.released import ReleasedCheckpoint, find
+from internimage.tasks.model_names import find_config, list_names
 
 BoxLossName = Literal["l1", "smooth_l1", "giou"]
 
@@ -132,18 +131,12 @@ CONFIGS = _all_configs()
 
 
 def get_config(name: str) -> DetectorConfig:
-    """The configuration of this name.
+    """The configuration of this name, or that of the released file of this name.
 
     Raises:
         ValueError: there is none; the message lists the nearest names.
     """
-    if name in CONFIGS:
-        return CONFIGS[name]
-    nearest = difflib.get_close_matches(name, CONFIGS, n=3) or list(CONFIGS)[:3]
-    raise ValueError(
-        f"no detector is called {name!r}; nearest: {', '.join(nearest)}; "
-        "internimage.tasks.detection.list_detectors() lists all"
-    )
+    return find_config(CONFIGS, name, "detector", "internimage.tasks.detection.list_detectors")
 
 
 def list_detectors(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
@@ -153,6 +146,4 @@ def list_detectors(pattern: str = "*", *, pretrained: bool = False) -> list[str]
         pattern: a shell wildcard, such as "mask_rcnn_*_coco".
         pretrained: only those with released weights.
     """
-    return [
-        name for name, config in CONFIGS.items() if fnmatchcase(name, pattern) and (config.checkpoint or not pretrained)
-    ]
+    return list_names(CONFIGS, pattern, pretrained=pretrained)

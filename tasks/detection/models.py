@@ -6,10 +6,7 @@ from functools import partial
 from os import PathLike
 from typing import Any
 
-import torch
-
 from internimage.backbone import InternImageFeatures
-from internimage.checkpoint import load_checkpoint
 from internimage.models import variant_arguments
 from internimage.tasks.detection.assign import Assigner
 from internimage.tasks.detection.box_head import BoxHead
@@ -21,6 +18,7 @@ from internimage.tasks.detection.mask_head import MaskHead
 from internimage.tasks.detection.mask_rcnn import DetectorTraining, MaskRCNN
 from internimage.tasks.detection.roi_heads import RoIHeads, StageTraining
 from internimage.tasks.detection.rpn import RPN, ProposalLimits, RPNTraining
+from internimage.tasks.named_models import build_from, choose_source
 from internimage.variants import VARIANTS
 
 _BOX_LOSSES: dict[BoxLossName, BoxLoss] = {
@@ -55,23 +53,18 @@ def create_detector(
             with `checkpoint`, or no `num_classes` where it is needed.
     """
     config = get_config(name)
-    if pretrained and checkpoint is not None:
-        raise ValueError("create_detector: give either pretrained=True or checkpoint, not both")
-    if pretrained and config.checkpoint is None:
-        raise ValueError(f"create_detector: no weights of {name} were released; leave pretrained=True away")
+    source = choose_source(
+        "create_detector", name, pretrained=pretrained, checkpoint=checkpoint, released=config.checkpoint
+    )
     if num_classes is None and not config.num_classes:
         raise ValueError(f"create_detector: {name} belongs to no data set; give num_classes")
     wanted = config.num_classes if num_classes is None else num_classes
-    source = config.checkpoint if pretrained else checkpoint
-    device = torch.get_default_device()
-    with torch.device(device if source is None else "meta"):  # no need to draw numbers that the file replaces
-        model = build_detector(config, config.num_classes if pretrained else wanted, **overrides)
-    if source is not None:
-        load_checkpoint(model, source)
-        model.to(device)
-        if model.num_classes != wanted:
-            model.reset_classifier(wanted)
-    return model
+    return build_from(
+        source,
+        lambda classes: build_detector(config, classes, **overrides),
+        wanted,
+        of_file=config.num_classes if pretrained else wanted,
+    )
 
 
 def build_detector(config: DetectorConfig, num_classes: int, **overrides: Any) -> MaskRCNN:

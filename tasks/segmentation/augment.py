@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from internimage.tasks.images import Image, normalise
+from internimage.tasks.resizing import Size, fit_size, resize_bilinear
 from internimage.tasks.segmentation.class_names import IGNORED
-from internimage.tasks.segmentation.views import Size, fit, resize_bilinear
 
 Labels = NDArray[np.uint8]  # [H, W], class or IGNORED
 
@@ -64,7 +64,7 @@ def augment(
         float32 [3, *crop], normalised, and uint8 labels [*crop]. What a picture is too small for is 0, its labels
         are IGNORED.
     """
-    size = fit(image.shape[:2], augmentation.bounds, rng.uniform(*augmentation.ratio))
+    size = fit_size(image.shape[:2], augmentation.bounds, rng.uniform(*augmentation.ratio))
     image = resize_bilinear(image, size)
     labels = cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint8, copy=False)
     rows, columns = draw_crop(labels, augmentation.crop, augmentation.largest_class, rng)

@@ -5,13 +5,12 @@ Numbers only, imports no torch.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Literal, cast
 
 from internimage.released import ReleasedCheckpoint, find
+from internimage.tasks.model_names import find_config, list_names
 
 Method = Literal["upernet", "segformer", "mask2former"]
 Size = tuple[int, int]  # height and width
@@ -174,16 +173,7 @@ def get_config(name: str) -> SegmentorConfig:
     Raises:
         ValueError: there is none; the message lists the nearest names.
     """
-    if name in CONFIGS:
-        return CONFIGS[name]
-    for config in CONFIGS.values():
-        if name == config.checkpoint:
-            return config
-    nearest = difflib.get_close_matches(name, CONFIGS, n=3) or list(CONFIGS)[:3]
-    raise ValueError(
-        f"no segmentor is called {name!r}; nearest: {', '.join(nearest)}; "
-        "internimage.tasks.segmentation.list_segmentors() lists all"
-    )
+    return find_config(CONFIGS, name, "segmentor", "internimage.tasks.segmentation.list_segmentors")
 
 
 def list_segmentors(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
@@ -193,6 +183,4 @@ def list_segmentors(pattern: str = "*", *, pretrained: bool = False) -> list[str
         pattern: a shell wildcard, such as "upernet_*_ade20k".
         pretrained: only those with released weights.
     """
-    return [
-        name for name, config in CONFIGS.items() if fnmatchcase(name, pattern) and (config.checkpoint or not pretrained)
-    ]
+    return list_names(CONFIGS, pattern, pretrained=pretrained)

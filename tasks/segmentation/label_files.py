@@ -108,6 +108,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 def _mat_numbers(data: bytes, name: str) -> NDArray[Any]:
     try:
         content = scipy.io.loadmat(io.BytesIO(data), variable_names=["S"])
+    # SciPy raises each of these on one kind of damage or another.
     except (ValueError, TypeError, NotImplementedError, IndexError, OSError, MatReadError, zlib.error) as error:
         raise ImageError(f"{name}: can't be read as a MATLAB file: {error}; copy or download it again") from error
     numbers = content.get("S")

@@ -6,11 +6,9 @@ from collections.abc import Callable
 from os import PathLike
 from typing import Any
 
-import torch
-
 from internimage.backbone import InternImageFeatures
-from internimage.checkpoint import load_checkpoint
 from internimage.models import variant_arguments
+from internimage.tasks.named_models import build_from, choose_source
 from internimage.tasks.segmentation.configs import SegmentorConfig, get_config
 from internimage.tasks.segmentation.mask2former import Mask2FormerHead
 from internimage.tasks.segmentation.pixel_head import FCNHead, PixelHead
@@ -54,25 +52,21 @@ def create_segmentor(
             with `checkpoint`, or no `num_classes` where it is needed.
     """
     config = get_config(name)
-    if pretrained and checkpoint is not None:
-        raise ValueError("create_segmentor: give either pretrained=True or checkpoint, not both")
-    if pretrained and config.checkpoint is None:
-        raise ValueError(f"create_segmentor: no weights of {name} were released; leave pretrained=True away")
+    source = choose_source(
+        "create_segmentor", name, pretrained=pretrained, checkpoint=checkpoint, released=config.checkpoint
+    )
     if num_classes is None and not config.num_labels:
         raise ValueError(f"create_segmentor: {name} belongs to no data set; give num_classes")
     wanted = config.num_labels if num_classes is None else num_classes
     of_file = wanted if checkpoint or wanted == config.num_classes else config.num_labels
     cut = of_file == config.num_labels < config.num_classes
-    source = config.checkpoint if pretrained else checkpoint
-    device = torch.get_default_device()
-    with torch.device(device if source is None else "meta"):  # no need to draw numbers that the file replaces
-        model = build_segmentor(config, wanted if source is None else of_file, **overrides)
-    if source is not None:
-        load_checkpoint(model, source, classifier="first" if cut else "same")
-        model.to(device)
-        if of_file != wanted:
-            model.reset_classifier(wanted)
-    return model
+    return build_from(
+        source,
+        lambda classes: build_segmentor(config, classes, **overrides),
+        wanted,
+        of_file=of_file,
+        classifier="first" if cut else "same",
+    )
 
 
 def build_segmentor(config: SegmentorConfig, num_classes: int, **overrides: Any) -> Segmentor:

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from internimage.tasks.resizing import Size
 from internimage.tasks.segmentation.augment import Augmentation
 from internimage.tasks.segmentation.configs import CONFIGS, SegmentorConfig, get_config
-from internimage.tasks.segmentation.views import Size, Views
+from internimage.tasks.segmentation.views import Views
 from internimage.tasks.training.recipe import Recipe, value
 
 

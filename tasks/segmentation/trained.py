@@ -14,11 +14,12 @@ from torch import nn
 
 from internimage.checkpoint import describe
 from internimage.tasks.images import Image
+from internimage.tasks.resizing import Size
 from internimage.tasks.segmentation.class_names import Classes, classes_of, parse_classes, read_classes
 from internimage.tasks.segmentation.configs import get_config
 from internimage.tasks.segmentation.inference import Scorer, Sliding, predict_classes
 from internimage.tasks.segmentation.models import create_segmentor
-from internimage.tasks.segmentation.views import Size, Views
+from internimage.tasks.segmentation.views import Views
 from internimage.tasks.training.run_directory import weights_file
 from internimage.weight_files import metadata
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
-import numpy as np
 from torch import Tensor
 
 from internimage.tasks.images import Image, normalise
-
-Size = tuple[int, int]  # height and width, or long and short side where it says so
+from internimage.tasks.resizing import Size, fit_size, resize_bilinear
 
 
 @dataclass(frozen=True)
@@ -44,33 +41,7 @@ class Views:
         return [normalise(self._resized(image, factor)) for factor in self.factors]
 
     def _resized(self, image: Image, factor: float) -> Image:
-        size = fit(image.shape[:2], self.bounds, factor)
+        size = fit_size(image.shape[:2], self.bounds, factor)
         # Twice, as in the official tests: first with the picture's shape, then stretched.
         height, width = (-(-side // self.divisor) * self.divisor for side in size)
         return resize_bilinear(resize_bilinear(image, size), (height, width))
-
-
-def fit(size: Sequence[int], bounds: Size | None, factor: float = 1.0) -> Size:
-    """The largest size of the same shape whose sides stay within `factor` times the bounds.
-
-    Args:
-        size: height and width.
-        bounds: long and short side; None: the size itself.
-        factor: of the bounds.
-
-    Returns:
-        Height and width, at least 1.
-    """
-    if bounds is not None:
-        # Cut to whole pixels as in the official code, but not for a rounding error.
-        long, short = (int(side * factor + 1e-6) for side in sorted(bounds, reverse=True))
-        factor = min(long / max(size), short / min(size))
-    height, width = (max(1, int(side * factor + 0.5)) for side in size)
-    return height, width
-
-
-def resize_bilinear(image: Image, size: Size) -> Image:
-    """Resize to height and width in 8 bits, without antialiasing, as the official code does it."""
-    if image.shape[:2] == size:
-        return image
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)

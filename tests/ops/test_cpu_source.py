@@ -72,7 +72,7 @@ def assert_same(found: Results, program: str) -> None:
 @pytest.mark.parametrize("name", toolchain.INSTRUCTION_SETS)
 def test_each_instruction_set_gives_the_same_and_touches_only_its_own_memory(name: str, program: str) -> None:
     if name not in toolchain.instruction_sets():
-        pytest.skip(f"this CPU does not run {name}")
+        pytest.skip(f"needs a CPU that runs {name}; this one does not")
     baseline(program)  # skips without a compiler
     flags = (*SANITIZERS, *toolchain.cpu_flags(name))
     assert_same(run(program, shlex.split(toolchain.find_compiler().command), flags), program)

@@ -8,8 +8,10 @@ import torch
 
 from internimage import load_checkpoint, save_checkpoint
 from internimage.released import find
-from internimage.tasks.detection import create_detector, list_detectors, models
+from internimage.tasks import named_models
+from internimage.tasks.detection import create_detector, list_detectors
 from internimage.tasks.detection.configs import CONFIGS, get_config
+from internimage.tasks.detection.models import training_settings
 
 TINY = "mask_rcnn_internimage_t_fpn_1x_coco"
 CROWD = "cascade_internimage_xl_fpn_3x_crowd_human"
@@ -37,7 +39,7 @@ def test_configurations_say_how_the_official_models_are_built() -> None:
 
 
 def test_settings_of_training_are_the_official_ones() -> None:
-    mask, cascade = (models.training_settings(get_config(name)) for name in (TINY, "cascade_internimage_l_fpn_1x_coco"))
+    mask, cascade = (training_settings(get_config(name)) for name in (TINY, "cascade_internimage_l_fpn_1x_coco"))
     assert (mask.limits.per_level, mask.limits.per_image, cascade.limits.per_image) == (2000, 1000, 2000)
     assert (mask.rpn.whole_inside, cascade.rpn.whole_inside) == (False, True)
     assert mask.stages[0].assigner.least == 0.5
@@ -60,7 +62,9 @@ def test_official_weights_fit_whatever_the_classes(wanted: int | None, tmp_path:
     torch.manual_seed(0)
     official = create_detector(TINY, **SMALL)
     path = save_checkpoint(official, tmp_path / "w.pth", layout="official")
-    monkeypatch.setattr(models, "load_checkpoint", lambda model, source: load_checkpoint(model, path))
+    monkeypatch.setattr(
+        named_models, "load_checkpoint", lambda model, source, **options: load_checkpoint(model, path, **options)
+    )
     model = create_detector(TINY, True, num_classes=wanted, **SMALL)
     assert model.num_classes == (wanted or 80)
     assert len(model.roi_heads.box_heads[0].classifier.weight) == model.num_classes + 1

@@ -8,7 +8,8 @@ import torch
 
 from internimage import load_checkpoint, save_checkpoint
 from internimage.released import find
-from internimage.tasks.segmentation import Segmentor, create_segmentor, list_segmentors, models
+from internimage.tasks import named_models
+from internimage.tasks.segmentation import Segmentor, create_segmentor, list_segmentors
 from internimage.tasks.segmentation.configs import CONFIGS, get_config
 
 TINY = "upernet_internimage_t_512_160k_ade20k"
@@ -67,7 +68,7 @@ def test_official_weights_fit_whatever_the_classes(wanted: int | None, tmp_path:
     official = create_segmentor(STREETS, num_classes=150, **SMALL)
     path = save_checkpoint(official, tmp_path / "w.pth", layout="official")
     monkeypatch.setattr(
-        models, "load_checkpoint", lambda model, source, **options: load_checkpoint(model, path, **options)
+        named_models, "load_checkpoint", lambda model, source, **options: load_checkpoint(model, path, **options)
     )
     model = create_segmentor(STREETS, True, num_classes=wanted, **SMALL)
     rows = 19 if wanted is None else wanted

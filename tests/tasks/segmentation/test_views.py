@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from internimage.tasks.images import normalise
-from internimage.tasks.segmentation.views import Views, fit
+from internimage.tasks.resizing import fit_size
+from internimage.tasks.segmentation.views import Views
 
 
 @pytest.mark.parametrize(
@@ -24,12 +25,12 @@ from internimage.tasks.segmentation.views import Views, fit
     ],
 )
 def test_pictures_are_fitted_to_bounds(size, bounds, factor, expected):
-    assert fit(size, bounds, factor) == expected
+    assert fit_size(size, bounds, factor) == expected
 
 
 @given(st.tuples(st.integers(8, 500), st.integers(8, 500)), st.tuples(st.integers(64, 900), st.integers(64, 900)))
 def test_a_fitted_picture_touches_a_bound_and_passes_none(size, bounds):
-    fitted = fit(size, bounds)
+    fitted = fit_size(size, bounds)
     assert max(fitted) <= max(bounds)
     assert min(fitted) <= min(bounds)
     assert max(fitted) == max(bounds) or min(fitted) == min(bounds)
