@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from internimage.tasks.detection.annotations import Annotations, Collector
-from internimage.tasks.detection.found_pictures import find_pictures, read_sizes
+from internimage.tasks.detection.found_pictures import find_files, read_sizes
 from internimage.tasks.folders import DatasetError, neighbours, some
 from internimage.tasks.resizing import Size
 
@@ -54,7 +54,7 @@ class CocoJson:
         """Number and size of each picture, by its id."""
         path = root / self.file
         entries = [_Entry.of(image, f"{path}: image {place}") for place, image in enumerate(images)]
-        names = find_pictures(root, [_places(entry, self.folders) for entry in entries], str(path))
+        names = find_files(root, [_places(entry, self.folders) for entry in entries], str(path))
         unknown = [place for place, entry in enumerate(entries) if entry.size is None]
         sizes = dict(zip(unknown, read_sizes(root, [names[place] for place in unknown]), strict=True))
         federated = any("neg_category_ids" in image for image in images)
