@@ -24,7 +24,7 @@ def photo(height: int, width: int, seed: int = 0) -> Image:
 
 
 class Stub(nn.Module):
-    """A detector of another kind: it sees a bright box in the image, and one fixed to the image's right upper corner."""
+    """A detector of another kind: it sees a bright box in the image, and one in the image's right upper corner."""
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         results = []
