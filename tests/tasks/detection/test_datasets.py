@@ -20,6 +20,7 @@ from internimage.tasks.folders import DatasetError
 from internimage.tasks.images import ImageError, read_image
 
 JSON = "annotations/instances_train.json"
+A_PICTURE = {"images/a.png": (40, 60)}
 
 
 def blob(rng, size):
@@ -254,9 +255,12 @@ def test_every_layout_has_both_splits_and_is_tried_here():
     assert all(set(layout.splits) == {"train", "val"} for layout in LAYOUTS.values())
 
 
-def test_ids_are_those_of_the_source(tmp_path):
-    files, _ = LAID_OUT["crowd_human"]
-    assert open_dataset(put(tmp_path, files), "train").image_id(0) == "a,1"
+@pytest.mark.parametrize("ids", [["x", "007"], [3, -4], [2**64, 1], [5, "5"]])
+def test_ids_are_given_back_as_they_are(ids, tmp_path):
+    content = coco([image(number, "a.png") for number in ids], [annotation(ids[1])])
+    data = open_dataset(put(tmp_path, {JSON: content, **A_PICTURE}), "train")
+    assert [data.image_id(index) for index in range(2)] == ids
+    assert data.counts.tolist() == [0, 1]
 
 
 def test_the_classes_of_voc_are_those_that_it_publishes():
@@ -280,7 +284,6 @@ def test_what_was_verified_in_federated_data_is_told(tmp_path):
     assert own.verified(0) is None
 
 
-A_PICTURE = {"images/a.png": (40, 60)}
 RLE = {"size": [40, 61], "counts": [2440]}
 SPOILT = {
     "not JSON": ({JSON: "{", **A_PICTURE}, "instances_train.json: isn't JSON, or damaged: .* line 1"),
@@ -304,6 +307,8 @@ SPOILT = {
         "annotation 0: has no bbox, but image_id, category_id"),
     "box of three": ({JSON: coco([image(1, "a.png")], [annotation(1, (1, 2, 3))]), **A_PICTURE}, "expected x, y of"),
     "box of text": ({JSON: coco([image(1, "a.png")], [annotation(1, "abcd")]), **A_PICTURE}, "expected x, y of the"),
+    "huge box": ({JSON: coco([image(1, "a.png")], [annotation(1, (1, 2, 3, 10**400))]), **A_PICTURE}, "0: int"),
+    "name that none can have": ({JSON: coco([image(1, "a\0/b.png")], []), **A_PICTURE}, "1 of 1 pictures are missing"),
     "corners": ({JSON: coco([image(1, "a.png")], [annotation(1, (35, 25, 50, 38))] * 3), **A_PICTURE},
         "3 of 3 boxes reach out of their pictures .*: they look like corners x1, y1, x2, y2; expected x, y of the"),
     "shares": ({JSON: coco([image(1, "a.png")], [annotation(1, (0.1, 0.2, 0.5, 0.8))]), **A_PICTURE},
@@ -329,6 +334,8 @@ SPOILT = {
         "1.xml: has a DOCTYPE or isn't UTF-8"),
     "other class": ({"VOC2012/ImageSets/Main/train.txt": "1\n", **voc_year(2012, ["1"]),
         "VOC2012/Annotations/1.xml": voc("dragon")}, "an object is called 'dragon', expected one of aeroplane, "),
+    "no size": ({"VOC2012/ImageSets/Main/train.txt": "1\n", **voc_year(2012, ["1"]),
+        "VOC2012/Annotations/1.xml": voc(size=(0, 0))}, "1.xml: isn't .* its size is 0x0"),
     "no corner": ({"VOC2012/ImageSets/Main/train.txt": "1\n", **voc_year(2012, ["1"]),
         "VOC2012/Annotations/1.xml": voc().replace("xmax", "max")}, "1.xml: isn't .*: there is no bndbox/xmax"),
     "damaged odgt": ({"annotation_train.odgt": PERSON + CROWD[:50], "Images/a,1.jpg": (40, 60)}, "line 2: isn't"),
