@@ -35,7 +35,7 @@ class Listings:
             if folder not in self._listings:
                 try:
                     self._listings[folder] = frozenset(os.listdir(os.path.join(self._root, folder)))  # noqa: PTH118, PTH208
-                except OSError:
+                except (OSError, ValueError):  # no such folder, or a name that none can have
                     self._listings[folder] = frozenset()
             if name in self._listings[folder]:
                 return path

@@ -64,6 +64,8 @@ def _read_picture(path: Path, picture: bytes, stem: str, collector: Collector) -
     tree = _parse(path)
     try:
         size = int(_text(tree, "size/height")), int(_text(tree, "size/width"))
+        if min(size) < 1:
+            raise ValueError(f"its size is {size[0]}x{size[1]}, expected at least one pixel")
         number = collector.add_picture(picture, stem, size)
         for item in tree.iter("object"):
             name = _text(item, "name").strip()
