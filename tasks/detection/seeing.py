@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from internimage.tasks.detection.batch import pad_images
 from internimage.tasks.detection.mask_rcnn import MaskRCNN
 from internimage.tasks.detection.pooling import join_rois
+from internimage.tasks.training.distributed import inner_model
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def see(model: nn.Module, image: Tensor) -> Seen:
         model: a detector in evaluation mode: a list of images -> a dict of "boxes", "scores" and "labels" for each.
         image: for it.
     """
+    model = inner_model(model)
     if isinstance(model, MaskRCNN):
         batch = pad_images([image])
         maps = model.pyramid(batch.image)
@@ -51,6 +53,7 @@ def see(model: nn.Module, image: Tensor) -> Seen:
 
 def limit_detections(model: nn.Module, count: int) -> None:
     """Let a model find up to so many objects in an image, where it can be told."""
+    model = inner_model(model)
     if isinstance(model, MaskRCNN):
         model.roi_heads.selection = replace(model.roi_heads.selection, per_image=count)
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -29,7 +30,8 @@ HEIGHT, WIDTH = 60, 80
 
 
 def picture(seed: int) -> Image:
-    return np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return cv2.resize(noise, (WIDTH, HEIGHT)).astype(np.uint8)
 
 
 def save_fresh(path: Path, name: str) -> Trained:
