@@ -6,16 +6,12 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from internimage import load_checkpoint
-from internimage.backbone import InternImageFeatures
-from internimage.checkpoint import read_state_dict
 from internimage.tasks import charts, run_charts
 from internimage.tasks.devices import add_device_argument
 from internimage.tasks.segmentation.datasets import SegmentationData, open_dataset
@@ -27,19 +23,16 @@ from internimage.tasks.segmentation.objective import total_loss
 from internimage.tasks.segmentation.recipes import RECIPES, SegmentationRecipe
 from internimage.tasks.segmentation.segmentor import Segmentor
 from internimage.tasks.segmentation.trained import Trained, description
-from internimage.tasks.training.batch_norm import synchronise_batch_norms
 from internimage.tasks.training.checkpoints import save_weights
+from internimage.tasks.training.dense_models import dense_adamw, prepare_to_train
 from internimage.tasks.training.distributed import Processes, join_processes
 from internimage.tasks.training.feed import Batch, Feed
-from internimage.tasks.training.layer_decay import dense_layer_decay_scale
 from internimage.tasks.training.loop import Figures, Loop
-from internimage.tasks.training.optimizer import build_adamw
 from internimage.tasks.training.order import Order
 from internimage.tasks.training.recipe import add_recipe_arguments, recipe_from_arguments, recipe_json
-from internimage.tasks.training.run_directory import RunDirectory, weights_file
+from internimage.tasks.training.run_directory import RunDirectory
 from internimage.tasks.training.samples import worker_init
 from internimage.tasks.training.schedule import schedule_of
-from internimage.variants import VARIANTS
 
 EXAMPLES = """examples:
   internimage train segmentation --recipe quick --data streets --output runs/streets
@@ -188,34 +181,10 @@ def build_model(recipe: SegmentationRecipe, num_classes: int) -> Segmentor:
     config = recipe.config
     rate = config.drop_path_rate if recipe.drop_path_rate is None else recipe.drop_path_rate
     model = build_segmentor(config, num_classes, drop_path_rate=rate)
-    if recipe.init is not None:
-        _initialise(model, weights_file(Path(recipe.init)) if Path(recipe.init).exists() else recipe.init, recipe)
-    backbone = cast(InternImageFeatures, model.backbone)
-    backbone.set_grad_checkpointing(recipe.grad_checkpointing)
-    for stage in recipe.frozen_stages:
-        for part in [backbone.stages[stage]] + ([backbone.stem] if stage == 0 else []):
-            part.requires_grad_(False)
-    if recipe.sync_batch_norm:
-        synchronise_batch_norms(model)
+    prepare_to_train(model, recipe, init_head=recipe.init_head, classifiers=_CLASSIFIERS)
     return model
-
-
-def _initialise(model: Segmentor, source: Path | str, recipe: SegmentationRecipe) -> None:
-    if recipe.init_head == "none":
-        load_checkpoint(model.backbone, source)
-    elif recipe.init_head == "fresh":
-        state = read_state_dict(source)
-        rest = {name: weight for name, weight in state.items() if not any(part in name for part in _CLASSIFIERS)}
-        load_checkpoint(model, rest, strict=False)
-    else:
-        load_checkpoint(model, source, classifier=recipe.init_head)
 
 
 def build_optimizer(recipe: SegmentationRecipe, model: nn.Module) -> AdamW:
     """AdamW over the recipe's groups."""
-    options: dict[str, Any] = {}
-    if recipe.layer_decay is not None:
-        depths = VARIANTS[recipe.config.variant].depths
-        options["lr_scale"] = dense_layer_decay_scale(depths, recipe.layer_decay, _LOWEST)
-    peak = recipe.learning_rate * recipe.lr_factor
-    return build_adamw(model, peak, recipe.weight_decay, beta2=recipe.beta2, undecayed=_UNDECAYED, **options)
+    return dense_adamw(model, recipe, recipe.config.variant, lowest=_LOWEST, undecayed=_UNDECAYED)
