@@ -123,7 +123,15 @@ def _dead_workers_found_while_waiting() -> Iterator[None]:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on a device; what is no tensor stays."""
-    return {
-        name: part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for name, part in batch.items()
-    }
+    """The batch with its tensors on a device, those in lists and dicts too; what is no tensor stays."""
+    return {name: _moved(part, device) for name, part in batch.items()}
+
+
+def _moved(part: Any, device: torch.device) -> Any:
+    if isinstance(part, Tensor):
+        return part.to(device, non_blocking=True)
+    if isinstance(part, dict):
+        return {name: _moved(inner, device) for name, inner in part.items()}
+    if isinstance(part, list):
+        return [_moved(inner, device) for inner in part]
+    return part

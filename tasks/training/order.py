@@ -19,6 +19,10 @@ class Order:
     A step's samples depend neither on how many processes share them nor on how many workers load them. What is left
     of an epoch after its last whole batch is left out (another part in each epoch).
 
+    With groups, each part of a batch consists of samples of one group, so that the samples of a step do depend on the
+    number of parts. What is left of a group after its last whole part is left out (likewise); a group smaller than a
+    part fills one with repetitions.
+
     Args:
         sizes: samples of each piece that is best read in one go: one number for files, or that of each tar file.
         batch_size: samples of a step, over all processes.
@@ -28,9 +32,11 @@ class Order:
             each, and a process that has a stream for itself reads no other's tar files.
         shuffle_buffer: with several pieces, how many samples of a stream are shuffled together; the stream is read
             forwards.
+        groups: with one piece, the group of each sample, one byte each; empty: there are none.
 
     Raises:
-        ValueError: fewer samples than a batch, fewer pieces than streams, or a batch that can't be cut so.
+        ValueError: fewer samples than a batch, fewer pieces than streams, a batch that can't be cut so, or groups that
+            don't fit the samples.
     """
 
     sizes: Sequence[int]
@@ -39,6 +45,7 @@ class Order:
     seed: int = 0
     streams: int = 1
     shuffle_buffer: int = 10000
+    groups: bytes = b""
 
     def __post_init__(self) -> None:
         if self.batch_size % self.parts:
@@ -48,6 +55,8 @@ class Order:
             )
         if self.streams > len(self.sizes):
             raise ValueError(f"--streams {self.streams} needs as many tar files, there are {len(self.sizes)}")
+        if self.groups and [len(self.groups)] != list(self.sizes):
+            raise ValueError(f"expected the group of each of {list(self.sizes)} samples, got {len(self.groups)} groups")
         if self.steps_per_epoch < 1:
             raise ValueError(
                 f"there are {sum(self.sizes)} images in {self.streams} streams, fewer than the batch of "
@@ -57,6 +66,9 @@ class Order:
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches of an epoch: of the shortest stream that pieces can make."""
+        if self.groups:
+            part_size = self.batch_size // self.parts
+            return sum(_parts_of(self.groups.count(group), part_size) for group in set(self.groups)) // self.parts
         if len(self.sizes) == 1:
             return self.sizes[0] // self.batch_size
         return _shortest_stream(tuple(self.sizes), self.streams) // (self.batch_size // self.streams)
@@ -109,5 +121,24 @@ def _epoch_of(sizes: tuple[int, ...], streams: int, shuffle_buffer: int, seed: i
     return np.stack(rows)
 
 
+def _parts_of(count: int, size: int) -> int:
+    """Whole parts that a group of `count` samples gives."""
+    return max(1, count // size)
+
+
+@lru_cache(maxsize=2)
+def _grouped_epoch_of(groups: bytes, part_size: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    rng = np.random.default_rng((seed, epoch))
+    shuffled = rng.permutation(len(groups))
+    group_of = np.frombuffer(groups, np.uint8)[shuffled]
+    parts = []
+    for group in np.unique(group_of):
+        members = shuffled[group_of == group]
+        parts.append(np.resize(members, (_parts_of(len(members), part_size), part_size)))
+    return rng.permutation(np.concatenate(parts)).reshape(1, -1)
+
+
 def _epoch(order: Order, epoch: int) -> NDArray[np.int64]:
+    if order.groups:
+        return _grouped_epoch_of(order.groups, order.batch_size // order.parts, order.seed, epoch)
     return _epoch_of(tuple(order.sizes), order.streams, order.shuffle_buffer, order.seed, epoch)

@@ -1,0 +1,238 @@
+"""What a data set says of its pictures, in a few flat arrays: cheap to keep, and shared by forked processes."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from internimage.tasks.detection.objects import Objects
+from internimage.tasks.detection.stored_masks import Ragged, StoredMasks, mask_area
+from internimage.tasks.folders import DatasetError, some
+from internimage.tasks.resizing import Size
+
+
+@dataclass(frozen=True, eq=False)
+class Verified:
+    """Where objects of some classes alone were looked for in each picture (federated annotation).
+
+    Attributes:
+        labels: int64, sorted; classes whose presence or absence in the picture was checked.
+        not_exhaustive: int64, sorted; classes of which the picture holds more objects than are annotated.
+    """
+
+    labels: NDArray[np.int64]
+    not_exhaustive: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """All pictures and objects of a split; see `Collector`.
+
+    Attributes:
+        classes: names, by label.
+        category_ids: the source's number of each class.
+        names: [N], encoded paths of the pictures, relative to the root.
+        image_ids: [N], the source's numbers, or encoded texts.
+        sizes: int32 [N, 2], height and width.
+        ends: int64 [N + 1], 0, and where the objects of each picture end in the arrays below.
+        boxes: float32 [M, 4], clipped to the picture.
+        labels: int64 [M].
+        ignored: bool [M].
+        areas: float32 [M]; NaN: the source doesn't tell.
+        mask_numbers: int64 [M], in `masks`.
+        masks: None unless every object has one.
+        checked: labels that were verified in each picture; None: the source doesn't tell.
+        not_exhaustive: likewise.
+        dropped: what was left out, in words.
+    """
+
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    names: NDArray[np.bytes_]
+    image_ids: NDArray[Any]
+    sizes: NDArray[np.int32]
+    ends: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    ignored: NDArray[np.bool_]
+    areas: NDArray[np.float32]
+    mask_numbers: NDArray[np.int64]
+    masks: StoredMasks | None
+    checked: Ragged | None
+    not_exhaustive: Ragged | None
+    dropped: tuple[str, ...]
+
+    def size(self, index: int) -> Size:
+        height, width = self.sizes[index].tolist()
+        return height, width
+
+    def objects(self, index: int) -> Objects:
+        """The objects of a picture.
+
+        Raises:
+            ValueError: a mask that can't be.
+        """
+        rows = slice(*self.ends[index : index + 2].tolist())
+        boxes, areas = self.boxes[rows], self.areas[rows]
+        masks = None
+        sizes = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+        if self.masks is not None:
+            masks = tuple(self.masks.read(number, self.size(index)) for number in self.mask_numbers[rows].tolist())
+            sizes = np.array([mask_area(mask) for mask in masks], np.float32)
+        areas = np.where(np.isnan(areas), sizes, areas)
+        return Objects(boxes, self.labels[rows], self.ignored[rows], areas, masks)
+
+    def verified(self, index: int) -> Verified | None:
+        if self.checked is None or self.not_exhaustive is None:
+            return None
+        present = self.labels[slice(*self.ends[index : index + 2].tolist())]
+        checked = np.union1d(present, self.checked[index]).astype(np.int64)
+        return Verified(checked, np.unique(self.not_exhaustive[index]).astype(np.int64))
+
+
+class Collector:
+    """Takes up pictures and objects, the latter in any order, and makes `Annotations` of them.
+
+    Args:
+        source: what messages call it.
+    """
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._names: list[bytes] = []
+        self._ids: list[int | str] = []
+        self._sizes = array("i")
+        self._pictures = array("q")  # of each object
+        self._boxes = array("d")
+        self._labels = array("q")
+        self._ignored = array("b")
+        self._areas = array("d")
+        self._has_mask = array("b")
+        self._spoilt_masks = array("b")
+        self._masks = StoredMasks()
+        self._checked = Ragged("q")
+        self._not_exhaustive = Ragged("q")
+
+    def add_picture(self, name: bytes, image_id: int | str, size: Size) -> int:
+        """Returns its number.
+
+        Args:
+            name: encoded path, relative to the root.
+            image_id: of the source.
+            size: height and width.
+        """
+        self._names.append(name)
+        self._ids.append(image_id)
+        self._sizes.extend(size)
+        return len(self._names) - 1
+
+    def add_verified(self, labels: Iterable[int], not_exhaustive: Iterable[int]) -> None:
+        """What is known of the classes in one picture; for each of them in turn, or for none."""
+        self._checked.append(labels)
+        self._not_exhaustive.append(not_exhaustive)
+
+    def add_object(
+        self,
+        picture: int,
+        box: Sequence[float],
+        label: int,
+        *,
+        ignored: bool = False,
+        area: float = np.nan,
+        segmentation: Any = None,
+    ) -> None:
+        """
+        Args:
+            picture: its number.
+            box: corners x1, y1, x2, y2 in pixels.
+            label: of its class.
+            ignored: see `Objects`.
+            area: in pixels; NaN: that of mask or box.
+            segmentation: see `StoredMasks.append`.
+
+        Raises:
+            ValueError: a mask that is none.
+        """
+        size = self._sizes[2 * picture], self._sizes[2 * picture + 1]
+        has_mask = self._masks.append(segmentation, size)
+        self._has_mask.append(has_mask)
+        self._spoilt_masks.append(bool(segmentation) and not has_mask)
+        self._pictures.append(picture)
+        self._boxes.extend(box)
+        self._labels.append(label)
+        self._ignored.append(ignored)
+        self._areas.append(area)
+
+    def finish(self, classes: Sequence[str], category_ids: Sequence[int]) -> Annotations:
+        """Clip the boxes, drop objects that can't be, sort the others by their pictures.
+
+        Raises:
+            DatasetError: no picture.
+        """
+        if not self._names:
+            raise DatasetError(f"{self._source}: names no picture")
+        pictures = np.array(self._pictures)
+        sizes = np.array(self._sizes).reshape(-1, 2)
+        boxes, fault = _clipped(np.array(self._boxes).reshape(-1, 4), sizes[pictures])
+        fault[np.array(self._spoilt_masks, np.bool_) & (fault == 0)] = _FAULTS.index(_SPOILT)
+        remarks = [
+            f"{self._source}: {count} of {len(boxes)} objects are left out, {text}: in "
+            f"{some([self._names[picture].decode(errors='replace') for picture in np.unique(pictures[fault == kind])])}"
+            for kind, text in enumerate(_FAULTS)
+            if kind and (count := int((fault == kind).sum()))
+        ]
+        kept = np.flatnonzero(fault == 0)
+        without = int((~np.array(self._has_mask, np.bool_)[kept]).sum())
+        if 0 < without < len(kept):
+            remarks.append(
+                f"{self._source}: {without} of {len(kept)} objects have no mask, so the masks of the others are not "
+                "used; give masks to all to learn them"
+            )
+        kept = kept[np.argsort(pictures[kept], kind="stable")]
+        federated = len(self._checked) > 0
+        return Annotations(
+            classes=tuple(classes),
+            category_ids=tuple(category_ids),
+            names=np.array(self._names, np.bytes_),
+            image_ids=_ids(self._ids),
+            sizes=sizes,
+            ends=np.searchsorted(pictures[kept], np.arange(len(sizes) + 1)),
+            boxes=boxes[kept],
+            labels=np.array(self._labels)[kept],
+            ignored=np.array(self._ignored, np.bool_)[kept],
+            areas=np.array(self._areas, np.float32)[kept],
+            mask_numbers=kept,
+            masks=self._masks if len(kept) and not without else None,
+            checked=self._checked if federated else None,
+            not_exhaustive=self._not_exhaustive if federated else None,
+            dropped=tuple(remarks),
+        )
+
+
+_NOT_FINITE = "as their boxes are not finite"
+_NO_AREA = "as their boxes have no width or no height"
+_OUTSIDE = "as they lie outside their pictures"
+_SPOILT = "as their masks have no polygon of three points"
+_FAULTS = ("", _NOT_FINITE, _NO_AREA, _OUTSIDE, _SPOILT)
+
+
+def _clipped(boxes: NDArray[np.float64], sizes: NDArray[np.int32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Boxes within pictures of these sizes, and which of the faults each has."""
+    height, width = sizes.T
+    clipped = np.clip(boxes, 0, np.stack((width, height, width, height), axis=1)).astype(np.float32)
+    fault = np.zeros(len(boxes), np.int64)
+    fault[(clipped[:, 2:] <= clipped[:, :2]).any(axis=1)] = _FAULTS.index(_OUTSIDE)
+    fault[(boxes[:, 2:] <= boxes[:, :2]).any(axis=1)] = _FAULTS.index(_NO_AREA)
+    fault[~np.isfinite(boxes).all(axis=1)] = _FAULTS.index(_NOT_FINITE)
+    return clipped, fault
+
+
+def _ids(ids: Sequence[int | str]) -> NDArray[Any]:
+    if all(isinstance(image_id, int) for image_id in ids):
+        return np.array(ids, np.int64)
+    return np.array([str(image_id).encode() for image_id in ids], np.bytes_)

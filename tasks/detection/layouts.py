@@ -1,0 +1,98 @@
+"""Where the published data sets keep their pictures and annotations.
+
+A table: one row a layout. `datasets.py` reads it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from internimage.tasks.detection.annotations import Annotations
+from internimage.tasks.detection.coco_json import CocoJson
+
+Metric = Literal["coco", "lvis", "voc", "crowd_human", "open_images"]
+
+
+class Part(Protocol):
+    """A way to find and read the annotations of one split."""
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Files that it is recognised by, relative to the root."""
+
+    def read(self, root: Path) -> Annotations:
+        """Read all.
+
+        Raises:
+            DatasetError: files are missing, damaged or hold something else; see `open_dataset`.
+        """
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to lay out a data set.
+
+    Attributes:
+        summary: its files, for messages.
+        metric: how results on it are measured.
+        splits: what "train" and "val" consist of; of several ways, the first whose files are there counts.
+    """
+
+    summary: str
+    metric: Metric
+    splits: Mapping[str, tuple[Part, ...]]
+
+
+def _own(split: str) -> tuple[Part, ...]:
+    return (CocoJson(f"annotations/instances_{split}.json", (f"images/{split}", "images", split, "")),)
+
+
+def _coco(split: str) -> tuple[Part, ...]:
+    return (CocoJson(f"annotations/instances_{split}2017.json", (f"{split}2017", f"images/{split}2017")),)
+
+
+def _roboflow(folder: str) -> tuple[Part, ...]:
+    return (CocoJson(f"{folder}/_annotations.coco.json", (folder,)),)
+
+
+def _lvis(split: str) -> tuple[Part, ...]:
+    folders = ("", "images", "coco")
+    return tuple(CocoJson(f"{folder}lvis_v1_{split}.json", folders) for folder in ("annotations/", ""))
+
+
+def _objects365(split: str) -> tuple[Part, ...]:
+    folders = (split, f"images/{split}", "")
+    return tuple(CocoJson(f"{folder}zhiyuan_objv2_{split}.json", folders) for folder in ("annotations/", f"{split}/"))
+
+
+# Where a folder could be of several layouts, the first is recognised.
+LAYOUTS: Mapping[str, Layout] = {
+    "coco_json": Layout(
+        "annotations/instances_{train,val}.json in COCO's format, pictures in images/, images/{train,val}/, "
+        "{train,val}/ or the folder itself",
+        "coco",
+        {"train": _own("train"), "val": _own("val")},
+    ),
+    "coco": Layout(
+        "annotations/instances_{train,val}2017.json, {train,val}2017/ or images/{train,val}2017/ (COCO 2017)",
+        "coco",
+        {"train": _coco("train"), "val": _coco("val")},
+    ),
+    "roboflow": Layout(
+        "{train,valid}/_annotations.coco.json and the pictures beside it (an export in COCO's format)",
+        "coco",
+        {"train": _roboflow("train"), "val": _roboflow("valid")},
+    ),
+    "objects365": Layout(
+        "annotations/zhiyuan_objv2_{train,val}.json, {train,val}/patch*/ (Objects365 v2)",
+        "coco",
+        {"train": _objects365("train"), "val": _objects365("val")},
+    ),
+    "lvis": Layout(
+        "annotations/lvis_v1_{train,val}.json, "
+        "COCO's pictures in {train,val}2017/ or images/{train,val}2017/ (LVIS v1)",
+        "lvis",
+        {"train": _lvis("train"), "val": _lvis("val")},
+    ),
+}
