@@ -37,6 +37,7 @@ COMMANDS: dict[str, _Command | _TaskCommand] = {
         {
             "classification": _Command("internimage.tasks.classification.predict", "name what pictures show"),
             "segmentation": _Command("internimage.tasks.segmentation.predict", "tell what each pixel belongs to"),
+            "detection": _Command("internimage.tasks.detection.predict", "find the objects of pictures and videos"),
         },
         "say what pictures show",
         default="classification",
@@ -54,6 +55,7 @@ COMMANDS: dict[str, _Command | _TaskCommand] = {
                 "internimage.tasks.classification.evaluate", "measure how well a classifier does"
             ),
             "segmentation": _Command("internimage.tasks.segmentation.evaluate", "measure how well a segmentor does"),
+            "detection": _Command("internimage.tasks.detection.evaluate", "measure how well a detector does"),
         },
         "measure how well a model does on labelled data",
     ),

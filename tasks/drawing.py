@@ -54,9 +54,9 @@ def fit(image: Image, height: int, width: int) -> Image:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR).astype(np.uint8)
 
 
-def write_text(canvas: Image, text: str, x: int, y: int, scale: float, colour: Colour) -> None:
+def write_text(canvas: Image, text: str, x: int, y: int, scale: float, colour: Colour, *, thickness: int = 1) -> None:
     """Write one line into the picture; (x, y) is where its baseline starts, and capitals are 22 * scale pixels high."""
-    cv2.putText(canvas, text, (x, y), _FONT, scale, colour, 1, cv2.LINE_AA)
+    cv2.putText(canvas, text, (x, y), _FONT, scale, colour, thickness, cv2.LINE_AA)
 
 
 def text_width(text: str, scale: float) -> int:

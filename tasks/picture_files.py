@@ -2,7 +2,7 @@
 
 import glob
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 
 from tqdm import tqdm
@@ -10,10 +10,14 @@ from tqdm import tqdm
 from internimage.tasks.images import SUFFIXES, Image, ImageError, read_image
 
 
-def find_images(arguments: Sequence[str]) -> list[str]:
+def find_images(arguments: Sequence[str], suffixes: Set[str] = SUFFIXES) -> list[str]:
     """Files named by paths, by folders (the pictures in them, at any depth) and by wildcards, in order, none twice.
 
     A path that doesn't exist is kept, so that reading reports it.
+
+    Args:
+        arguments: the names.
+        suffixes: of the files in folders that count, in small letters.
 
     Raises:
         ValueError: a folder holds no picture, or a wildcard fits no file.
@@ -22,9 +26,9 @@ def find_images(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            files = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            files = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
             if not files:
-                raise ValueError(f"{argument}: the folder holds no picture ({', '.join(sorted(SUFFIXES))})")
+                raise ValueError(f"{argument}: the folder holds no picture ({', '.join(sorted(suffixes))})")
         elif not path.exists() and glob.has_magic(argument):
             matches = glob.iglob(argument, recursive=True)  # noqa: PTH207  (pathlib can't glob an absolute pattern)
             files = sorted(name for name in matches if Path(name).is_file())

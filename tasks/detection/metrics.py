@@ -1,0 +1,44 @@
+"""The metric that a data set is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from internimage.tasks.detection.cases import Case
+from internimage.tasks.detection.coco_metrics import coco_report, lvis_report
+from internimage.tasks.detection.crowd_metrics import crowd_report
+from internimage.tasks.detection.open_images_metrics import open_images_report
+from internimage.tasks.detection.report import Report
+from internimage.tasks.detection.voc_metrics import voc_report
+
+Metric = Literal["coco", "lvis", "voc", "crowd_human", "open_images"]
+
+
+def judge(
+    metric: Metric, cases: Sequence[Case], num_classes: int, *, limit: int, image_counts: Sequence[int] | None = None
+) -> Report:
+    """What a data set's metric says.
+
+    Args:
+        metric: of the data set.
+        cases: its pictures.
+        num_classes: that there are.
+        limit: of detections of a picture that count.
+        image_counts: of LVIS, see `lvis_report`.
+
+    Raises:
+        ValueError: no picture holds an object that counts.
+    """
+    masks = any(case.found.masks is not None for case in cases) and all(case.truth.masks is not None for case in cases)
+    match metric:
+        case "coco":
+            return coco_report(cases, num_classes, masks=masks, limit=limit)
+        case "lvis":
+            return lvis_report(cases, num_classes, masks=masks, limit=limit, image_counts=image_counts)
+        case "voc":
+            return voc_report(cases, num_classes)
+        case "crowd_human":
+            return crowd_report(cases, num_classes)
+        case "open_images":
+            return open_images_report(cases, num_classes)
