@@ -8,9 +8,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from internimage.tasks.detection.batch import pad_images
 from internimage.tasks.detection.mask_rcnn import MaskRCNN
-from internimage.tasks.detection.pooling import join_rois
 
 
 @dataclass(frozen=True)
@@ -39,11 +37,9 @@ def see(model: nn.Module, image: Tensor) -> Seen:
         image: for it.
     """
     if isinstance(model, MaskRCNN):
-        batch = pad_images([image])
-        maps = model.pyramid(batch.image)
-        found = model.detect(maps, batch.sizes)
+        maps, found = model.look(image)
         count = int(found.counts[0])
-        draw = partial(_draw, model, maps) if model.has_masks else None
+        draw = partial(model.draw, maps) if model.has_masks else None
         return Seen(found.boxes[0, :count], found.scores[0, :count], found.labels[0, :count], draw)
     (result,) = model([image])
     return Seen(result["boxes"], result["scores"], result["labels"], None)
@@ -53,7 +49,3 @@ def limit_detections(model: nn.Module, count: int) -> None:
     """Let a model find up to so many objects in an image, where it can be told."""
     if isinstance(model, MaskRCNN):
         model.roi_heads.selection = replace(model.roi_heads.selection, per_image=count)
-
-
-def _draw(model: MaskRCNN, maps: list[Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
-    return model.roi_heads.draw_masks(maps, join_rois([boxes]), labels)
