@@ -37,7 +37,7 @@ class Annotations:
         classes: names, by label.
         category_ids: the source's number of each class.
         names: [N], encoded paths of the pictures, relative to the root.
-        image_ids: [N], the source's numbers, or encoded texts.
+        image_ids: [N], the source's numbers, or encoded texts; objects, if they are too large or mixed.
         sizes: int32 [N, 2], height and width.
         ends: int64 [N + 1], 0, and where the objects of each picture end in the arrays below.
         boxes: float32 [M, 4], clipped to the picture.
@@ -233,6 +233,8 @@ def _clipped(boxes: NDArray[np.float64], sizes: NDArray[np.int32]) -> tuple[NDAr
 
 
 def _ids(ids: Sequence[int | str]) -> NDArray[Any]:
-    if all(isinstance(image_id, int) for image_id in ids):
+    if all(isinstance(image_id, str) for image_id in ids):
+        return np.array([str(image_id).encode() for image_id in ids], np.bytes_)
+    if all(isinstance(image_id, int) and abs(image_id) < 1 << 63 for image_id in ids):
         return np.array(ids, np.int64)
-    return np.array([str(image_id).encode() for image_id in ids], np.bytes_)
+    return np.array(ids, object)

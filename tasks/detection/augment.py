@@ -45,7 +45,7 @@ class Scales:
 
     def draw(self, size: Size, rng: np.random.Generator) -> Size:
         """Height and width for a picture of this height and width."""
-        return fit_size(size, (self.long, self.short[rng.integers(len(self.short))]))
+        return fit_size(size, (self.long, self.short[int(rng.integers(len(self.short)))]))
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def augment(
     view.resize(augmentation.scales.draw(view.size, rng))
     visible = _has_area(view.boxes)
     # Very small objects, which the official training drops, are no truth and no reason to ignore a place either.
-    learned = np.flatnonzero(visible & ~objects.ignored & (_sides(objects.boxes) >= _LEAST_SIDE).all(axis=1))
+    learned = np.flatnonzero(visible & ~objects.ignored & (_sides(objects.boxes).min(axis=1) >= _LEAST_SIDE))
     target = {
         "boxes": torch.from_numpy(view.boxes[learned]),
         "labels": torch.from_numpy(objects.labels[learned]),
@@ -217,5 +217,5 @@ def _sides(boxes: Boxes) -> Boxes:
 
 
 def _has_area(boxes: Boxes) -> NDArray[np.bool_]:
-    positive: NDArray[np.bool_] = (_sides(boxes) > 0).all(axis=1)
+    positive: NDArray[np.bool_] = _sides(boxes).min(axis=1) > 0
     return positive

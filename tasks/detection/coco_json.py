@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from internimage.tasks.detection.annotations import Annotations, Collector
-from internimage.tasks.detection.found_pictures import find_pictures, read_sizes
+from internimage.tasks.detection.found_pictures import find_files, read_sizes
 from internimage.tasks.folders import DatasetError, neighbours, some
 from internimage.tasks.resizing import Size
 
 _KEYS = ("images", "annotations", "categories")
+_LARGEST_SIDE = 1 << 20  # pixels; OpenCV reads no larger ones
 _MARGIN = 2  # pixels by which a box may well reach out of its picture
 _EXPECTED = "expected x, y of the left upper corner, width and height, in pixels"
 
@@ -54,7 +56,7 @@ class CocoJson:
         """Number and size of each picture, by its id."""
         path = root / self.file
         entries = [_Entry.of(image, f"{path}: image {place}") for place, image in enumerate(images)]
-        names = find_pictures(root, [_places(entry, self.folders) for entry in entries], str(path))
+        names = find_files(root, [_places(entry, self.folders) for entry in entries], str(path))
         unknown = [place for place, entry in enumerate(entries) if entry.size is None]
         sizes = dict(zip(unknown, read_sizes(root, [names[place] for place in unknown]), strict=True))
         federated = any("neg_category_ids" in image for image in images)
@@ -94,7 +96,7 @@ class _Entry:
             raise DatasetError(f"{where}: has neither file_name nor coco_url, but {', '.join(image)}")
         height, width = image.get("height"), image.get("width")
         size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
-        if size is not None and min(size) < 1:
+        if size is not None and not 1 <= min(size) <= max(size) <= _LARGEST_SIDE:
             size = None
         return cls(image_id, name.replace("\\", "/").removeprefix("./"), url, size)
 
@@ -159,7 +161,7 @@ def _add_objects(
     path: Path,
 ) -> None:
     boxes, sizes = array("d"), array("d")
-    for place, annotation in enumerate(annotations):
+    for place, annotation in enumerate(tqdm(annotations, path.name, unit=" objects", delay=5, leave=False)):
         where = f"{path}: annotation {place}"
         try:
             image_id, category_id, box = annotation["image_id"], annotation["category_id"], annotation["bbox"]
@@ -169,7 +171,7 @@ def _add_objects(
             label = labels.get(category_id)
         except KeyError as error:
             raise DatasetError(f"{where}: has no {error.args[0]}, but {', '.join(annotation)}") from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DatasetError(f"{where}: {error}; {_EXPECTED}, got {str(annotation)[:120]}") from None
         if picture is None:
             raise DatasetError(f"{where}: belongs to image {image_id!r}, which the file doesn't have")
@@ -189,7 +191,7 @@ def _add_objects(
                 area=area if area > 0 else np.nan,
                 segmentation=annotation.get("segmentation"),
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DatasetError(f"{where}: {error}") from error
     _check_format(np.array(boxes).reshape(-1, 4), np.array(sizes).reshape(-1, 2)[:, ::-1], path)
 

@@ -74,7 +74,9 @@ class DetectionData:
     def image_id(self, index: int) -> int | str:
         """The source's number or name of the picture."""
         image_id = self._annotations.image_ids[index]
-        return image_id.decode() if isinstance(image_id, bytes) else int(image_id)
+        if isinstance(image_id, bytes):
+            return image_id.decode()
+        return image_id if isinstance(image_id, str) else int(image_id)
 
     def size(self, index: int) -> Size:
         """Height and width of the picture."""

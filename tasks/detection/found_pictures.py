@@ -35,20 +35,21 @@ class Listings:
             if folder not in self._listings:
                 try:
                     self._listings[folder] = frozenset(os.listdir(os.path.join(self._root, folder)))  # noqa: PTH118, PTH208
-                except OSError:
+                except (OSError, ValueError):  # no such folder, or a name that none can have
                     self._listings[folder] = frozenset()
             if name in self._listings[folder]:
                 return path
         return None
 
 
-def find_pictures(root: Path, candidates: Sequence[Sequence[str]], source: str) -> list[bytes]:
+def find_files(root: Path, candidates: Sequence[Sequence[str]], source: str, what: str = "pictures") -> list[bytes]:
     """The file of each picture: encoded path, relative to the root.
 
     Args:
         root: of the data.
         candidates: where each picture may be, relative to the root.
         source: names the pictures; for messages.
+        what: else is looked for; for messages.
 
     Raises:
         DatasetError: some are nowhere.
@@ -59,7 +60,7 @@ def find_pictures(root: Path, candidates: Sequence[Sequence[str]], source: str) 
     if missing:
         places = " or ".join(dict.fromkeys(str(root / path) for path in missing[0]))
         raise DatasetError(
-            f"{source}: {len(missing)} of {len(found)} pictures are missing: {some([paths[0] for paths in missing])}; "
+            f"{source}: {len(missing)} of {len(found)} {what} are missing: {some([paths[0] for paths in missing])}; "
             f"the first was looked for as {places}"
         )
     return [path for path in found if path is not None]

@@ -10,6 +10,9 @@ from typing import Literal, Protocol
 
 from internimage.tasks.detection.annotations import Annotations
 from internimage.tasks.detection.coco_json import CocoJson
+from internimage.tasks.detection.crowd_human import CrowdHuman
+from internimage.tasks.detection.open_images import OpenImages
+from internimage.tasks.detection.voc_xml import VocXml
 
 Metric = Literal["coco", "lvis", "voc", "crowd_human", "open_images"]
 
@@ -66,6 +69,21 @@ def _objects365(split: str) -> tuple[Part, ...]:
     return tuple(CocoJson(f"{folder}zhiyuan_objv2_{split}.json", folders) for folder in ("annotations/", f"{split}/"))
 
 
+def _voc(*lists: tuple[str, str]) -> tuple[Part, ...]:
+    return tuple(VocXml(folder, lists) for folder in ("", "VOCdevkit/"))
+
+
+def _crowd_human(split: str) -> tuple[Part, ...]:
+    pictures = ("Images", f"{split}/Images", f"CrowdHuman_{split}/Images", f"CrowdHuman_{split}", split)
+    return tuple(CrowdHuman(f"{folder}annotation_{split}.odgt", pictures) for folder in ("", "annotations/"))
+
+
+def _open_images(split: str, boxes: str) -> tuple[Part, ...]:
+    labels = f"{split}-annotations-human-imagelabels-boxable.csv"
+    pictures = (split, f"images/{split}", f"OpenImages/{split}")
+    return tuple(OpenImages(folder, boxes, labels, pictures) for folder in ("annotations/", ""))
+
+
 # Where a folder could be of several layouts, the first is recognised.
 LAYOUTS: Mapping[str, Layout] = {
     "coco_json": Layout(
@@ -94,5 +112,34 @@ LAYOUTS: Mapping[str, Layout] = {
         "COCO's pictures in {train,val}2017/ or images/{train,val}2017/ (LVIS v1)",
         "lvis",
         {"train": _lvis("train"), "val": _lvis("val")},
+    ),
+    "voc": Layout(
+        "VOC2007/ and VOC2012/, or VOCdevkit/ with them; trained on both trainval lists (PASCAL VOC 2007 + 2012)",
+        "voc",
+        {"train": _voc(("VOC2007", "trainval"), ("VOC2012", "trainval")), "val": _voc(("VOC2007", "test"))},
+    ),
+    "voc2007": Layout(
+        "VOC2007/ or VOCdevkit/VOC2007/; trained on its trainval list (PASCAL VOC 2007)",
+        "voc",
+        {"train": _voc(("VOC2007", "trainval")), "val": _voc(("VOC2007", "test"))},
+    ),
+    "voc2012": Layout(
+        "VOC2012/ or VOCdevkit/VOC2012/; its train and val lists (PASCAL VOC 2012)",
+        "voc",
+        {"train": _voc(("VOC2012", "train")), "val": _voc(("VOC2012", "val"))},
+    ),
+    "crowd_human": Layout(
+        "annotation_{train,val}.odgt, here or in annotations/; Images/ or {train,val}/Images/ (CrowdHuman)",
+        "crowd_human",
+        {"train": _crowd_human("train"), "val": _crowd_human("val")},
+    ),
+    "open_images": Layout(
+        "oidv6-train-annotations-bbox.csv, validation-annotations-bbox.csv and class-descriptions-boxable.csv, here or "
+        "in annotations/; pictures in {train,validation}/ or images/{train,validation}/ (Open Images v6)",
+        "open_images",
+        {
+            "train": _open_images("train", "oidv6-train-annotations-bbox.csv"),
+            "val": _open_images("validation", "validation-annotations-bbox.csv"),
+        },
     ),
 }

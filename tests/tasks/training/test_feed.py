@@ -9,7 +9,7 @@ import toy_training
 from toy_training import Images, collate
 
 from internimage.tasks.training.distributed import Processes
-from internimage.tasks.training.feed import Feed, TrainingError
+from internimage.tasks.training.feed import Feed, TrainingError, to_device
 from internimage.tasks.training.order import Order
 
 ALONE = Processes(torch.device("cpu"))
@@ -63,3 +63,14 @@ def test_an_error_in_a_worker_is_no_dead_worker():
 
     with pytest.raises(RuntimeError, match="a bug"):
         feed(1, hook).next_step()
+
+
+def test_tensors_in_lists_and_dicts_are_moved_to_the_device_and_what_is_no_tensor_stays():
+    x = torch.zeros(2)
+    batch = {"image": [x, x], "target": [{"boxes": x, "name": "a"}], "labels": x, "corrupt": ("b.png",)}
+    moved = to_device(batch, torch.device("meta"))
+    tensors = [*moved["image"], moved["target"][0]["boxes"], moved["labels"]]
+    assert all(tensor.is_meta for tensor in tensors)
+    assert moved["target"][0]["name"] == "a"
+    assert moved["corrupt"] == ("b.png",)
+    assert not batch["image"][0].is_meta

@@ -100,12 +100,71 @@ def test_streams_of_unequal_tar_files_are_equally_long():
         assert len(seen) == len(set(seen)) == order.steps_per_epoch * 8
 
 
+GROUPS = st.binary(min_size=16, max_size=90).map(lambda text: bytes(byte % 3 for byte in text))
+
+
+@given(GROUPS, st.sampled_from([1, 2, 4]), st.integers(0, 5), st.integers(0, 3))
+def test_a_part_holds_one_group(groups, part_size, seed, epoch):
+    order = Order([len(groups)], 2 * part_size, parts=2, seed=seed, groups=groups)
+    for step in range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch):
+        for number in range(2):
+            part = indices(order.part(step, number))
+            assert len(part) == part_size
+            assert len({groups[index] for index in part}) == 1
+
+
+@given(GROUPS, st.sampled_from([1, 2, 4]), st.integers(0, 5), st.integers(0, 3))
+def test_an_epoch_of_groups_leaves_less_than_a_part_of_each_and_a_part_of_all_out(groups, part_size, seed, epoch):
+    order = Order([len(groups)], 2 * part_size, parts=2, seed=seed, groups=groups)
+    steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
+    seen = [index for step in steps for number in range(2) for index in indices(order.part(step, number))]
+    small = {group for group in groups if groups.count(group) < part_size}
+    large = [index for index in seen if groups[index] not in small]
+    assert len(large) == len(set(large))
+    left = sum(group not in small for group in groups) - len(large)
+    assert left <= (part_size - 1) * (len(set(groups)) - len(small)) + part_size
+
+
+def test_samples_of_all_groups_are_seen_as_often():
+    groups = bytes([0] * 13 + [1] * 29)
+    order = Order([42], 8, parts=4, groups=groups)
+    steps = range(400 * order.steps_per_epoch)
+    seen = [index for step in steps for number in range(4) for index in indices(order.part(step, number))]
+    counts = np.bincount(seen, minlength=42)
+    assert counts.min() > 0.85 * counts.max()
+
+
+def test_a_group_smaller_than_a_part_is_repeated():
+    order = Order([9], 8, parts=2, groups=bytes([0] * 8 + [1]))
+    parts = [tuple(indices(order.part(step, number))) for step in range(20) for number in range(2)]
+    assert (8, 8, 8, 8) in parts
+    assert all(set(part) == {8} or 8 not in part for part in parts)
+
+
+def test_groups_are_shared_by_any_number_of_processes_and_resumed_at_any_step():
+    order = Order([40], 8, parts=4, groups=bytes(index % 2 for index in range(40)))
+    alone = list(steps_of(order, 1, range(12)))
+    assert [list(parts) for parts in steps_of(order, 2, range(12))] == alone
+    assert [list(parts) for parts in steps_of(order, 4, range(12))] == alone
+    assert list(steps_of(order, 2, range(7, 12))) == alone[7:]
+    assert alone[:4] != alone[4:8]
+
+
+def test_without_groups_the_order_is_the_one_that_runs_were_started_with():
+    """Written down before there were groups."""
+    assert indices(Order([20], 4, seed=3).part(7, 0)) == [0, 3, 11, 12]
+    assert Order([20], 4, parts=2, seed=3).part(7, 1)[1] == (12, 112302325725414166)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"sizes": [7], "batch_size": 8}, "7 images .* fewer than the batch of 8"),
         ({"sizes": [70], "batch_size": 8, "parts": 3}, "multiple of 3"),
         ({"sizes": [70], "batch_size": 8, "streams": 2}, "as many tar files, there are 1"),
+        ({"sizes": [70], "batch_size": 8, "groups": b"01"}, r"each of \[70\] samples, got 2 groups"),
+        ({"sizes": [1, 1], "batch_size": 2, "groups": b"01"}, r"each of \[1, 1\] samples, got 2 groups"),
+        ({"sizes": [3], "batch_size": 8, "parts": 2, "groups": bytes(3)}, "there are 3 images"),
     ],
 )
 def test_what_can_not_be_cut_is_refused(arguments, message):

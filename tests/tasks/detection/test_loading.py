@@ -1,0 +1,103 @@
+"""Samples depend on their index and seed alone; what can't be read is replaced and named."""
+
+import numpy as np
+import pytest
+import torch
+from detection_files import annotation, coco, image, put
+
+from internimage.tasks.detection.augment import Augmentation, Crop, Scales
+from internimage.tasks.detection.batch import pad_images, read_target
+from internimage.tasks.detection.datasets import open_dataset, trainable
+from internimage.tasks.detection.loading import EvalSet, TrainSet, collate, orientations
+from internimage.tasks.images import read_image
+from internimage.tasks.training.distributed import Processes
+from internimage.tasks.training.feed import Feed
+from internimage.tasks.training.order import Order
+
+SIZES = [(40, 60), (60, 40), (50, 50), (44, 70), (48, 64), (64, 48)]
+SMALL = Augmentation(Scales((32, 40), 64), Crop(Scales((40,)), (24, 38)))
+
+
+@pytest.fixture
+def root(tmp_path):
+    images = [image(n, f"{n}.png", size) for n, size in enumerate(SIZES)]
+    outline = [[5, 6, 25, 6, 25, 16, 5, 16]]
+    annotations = [annotation(n, segmentation=outline) for n in range(6) if n != 4]
+    annotations += [annotation(n, (8, 8, 20, 20), iscrowd=1, segmentation=outline) for n in range(3)]
+    files = {f"images/{n}.png": size for n, size in enumerate(SIZES)}
+    return put(tmp_path, {"annotations/instances_train.json": coco(images, annotations), **files})
+
+
+def equal(first, second):
+    return torch.equal(first["image"], second["image"]) and all(
+        torch.equal(first["target"][key], second["target"][key]) for key in first["target"]
+    )
+
+
+def test_a_sample_depends_on_its_index_and_seed_alone(root):
+    data = open_dataset(root, "train")
+    samples = TrainSet(data, trainable(data), SMALL, masks=True)
+    again = TrainSet(open_dataset(root, "train"), trainable(data), SMALL, masks=True)
+    assert len(samples) == 5
+    assert equal(samples[2, 7], again[2, 7])
+    assert not equal(samples[2, 7], samples[2, 8])
+    assert not equal(samples[2, 7], samples[3, 7])
+
+
+def test_batches_from_worker_processes_are_what_detectors_take(root):
+    data = open_dataset(root, "train")
+    indices = trainable(data)
+    groups = orientations(data, indices)
+    assert groups == bytes([1, 0, 0, 1, 0])  # the fifth picture has no object
+    order = Order([len(indices)], 4, parts=2, groups=groups)
+    samples = TrainSet(data, indices, SMALL, masks=True)
+    for workers in (0, 1):
+        feed = Feed(samples, order, Processes(torch.device("cpu")), range(3), collate=collate, workers=workers)
+        for step in range(3):
+            for number, part in enumerate(feed.next_step()):
+                keys = order.part(step, number)
+                images = pad_images(part["image"])
+                assert len(part["image"]) == len(part["target"]) == len(keys) == 2
+                assert part["corrupt"] == ()
+                for index, (key, target) in enumerate(zip(keys, part["target"], strict=True)):
+                    expected = samples[key]
+                    assert equal({"image": part["image"][index], "target": target}, expected)
+                    truth = read_target(target, index, images, 1, masks=True)
+                    assert truth.masks.shape[1:] == images.image.shape[2:]
+
+
+def test_masks_are_left_out_where_they_are_not_learned(root):
+    data = open_dataset(root, "train")
+    item = TrainSet(data, trainable(data), SMALL, masks=False)[0, 0]
+    assert set(item["target"]) == {"boxes", "labels", "ignored"}
+
+
+def test_pictures_and_masks_that_can_not_be_read_are_replaced_and_named(root):
+    (root / "images/1.png").write_bytes(b"junk")
+    data = open_dataset(root, "train")
+    samples = TrainSet(data, trainable(data), SMALL, masks=True)
+    item = samples[1, 3]
+    assert equal(item, samples[2, 3])
+    assert "images/1.png: not a picture" in item["corrupt"][0]
+    batch = collate([samples[0, 0], item])
+    assert batch["corrupt"] == item["corrupt"]
+    damaged = {"size": [50, 50], "counts": "PPPPPPPPPPPPPP"}
+    files = coco([image(0, "2.png", (50, 50)), image(1, "0.png")], [
+        annotation(0, segmentation=damaged), annotation(1, segmentation=[[5, 6, 25, 6, 25, 16]])])  # fmt: skip
+    data = open_dataset(put(root, {"annotations/instances_train.json": files}), "train")
+    item = TrainSet(data, trainable(data), SMALL, masks=True)[0, 0]
+    assert "images/2.png: " in item["corrupt"][0]
+    assert "RLE" in item["corrupt"][0]
+
+
+def test_pictures_are_evaluated_as_they_are_and_black_where_they_can_not_be_read(root):
+    (root / "images/1.png").write_bytes(b"junk")
+    samples = EvalSet(open_dataset(root, "train"))
+    assert len(samples) == 6
+    assert samples[4]["index"] == 4
+    assert np.array_equal(samples[4]["image"], read_image(root / "images/4.png"))
+    assert samples[4]["corrupt"] == ()
+    black = samples[1]
+    assert black["image"].shape == (60, 40, 3)
+    assert not black["image"].any()
+    assert "images/1.png: not a picture" in black["corrupt"][0]
