@@ -44,8 +44,10 @@ def eleven_points(curve: Curve) -> float:
 
 
 def trapezia(curve: Curve) -> float:
-    """The area under the curve as it is, from the first detection on, by the trapezoidal rule."""
-    return float(np.diff(curve.recall) @ (curve.precision[1:] + curve.precision[:-1]) / 2)
+    """The area under the curve as it is, by the trapezoidal rule; before the first detection, precision is its own."""
+    recall = np.concatenate(([0.0], curve.recall))
+    precision = np.concatenate((curve.precision[:1], curve.precision))
+    return float(np.diff(recall) @ (precision[1:] + precision[:-1]) / 2) if len(curve.recall) else 0.0
 
 
 def _envelope(precision: Floats) -> Floats:

@@ -197,7 +197,7 @@ def _cases(dataset: DetectionData, parts: Iterable[dict[int, Found]]) -> Iterato
                     dataset.objects(index),
                     found,
                     None if verified is None else frozenset(verified.labels.tolist()),
-                    frozenset() if verified is None else frozenset(verified.incomplete.tolist()),
+                    frozenset() if verified is None else frozenset(verified.not_exhaustive.tolist()),
                 ),
             )
 

@@ -24,6 +24,7 @@ IGNORED = (150, 150, 150)  # colour of what doesn't count
 
 _GOLDEN = 0.618034  # turn of the hue from class to class, so that no two soon look alike
 _FIRST_HUE = 0.58
+_SHADES = ((0.9, 0.95), (0.8, 0.7), (0.7, 0.85))  # saturation and value in turn
 _SIDE_PER_LINE_WIDTH = 300  # pixels of the shorter side
 _SIDE_PER_TEXT_SCALE = 1200
 _LEAST_TEXT_SCALE = 0.4  # smaller is not legible
@@ -32,11 +33,11 @@ _OPACITY = 0.45
 
 
 def class_colours(count: int) -> Colours:
-    """A colour for each class, bright or dark in turn: uint8 [count, 3]. That of a class depends on its label alone."""
+    """A colour for each class: uint8 [count, 3]. That of a class depends on its label alone."""
     colours = np.zeros((count, 3), np.uint8)
     for label in range(count):
         hue = (_FIRST_HUE + _GOLDEN * label) % 1
-        rgb = colorsys.hsv_to_rgb(hue, (0.9, 0.75)[label % 2], (0.95, 0.8)[label // 2 % 2])
+        rgb = colorsys.hsv_to_rgb(hue, *_SHADES[label % len(_SHADES)])
         colours[label] = [round(255 * channel) for channel in rgb]
     return colours
 

@@ -30,7 +30,7 @@ EXAMPLES = """examples:
   internimage predict detection photos/ --checkpoint runs/cells --json > objects.json
 
 Of photo.jpg, the output folder gets photo.png (to look at) and photo.json; of drive.mp4, drive.mp4 and drive.json.
-JSON holds every detection, whatever its score: class, score, box as x, y, width, height in pixels, and mask in COCO's
+JSON holds what is below the threshold, too: class, score, box as x, y, width, height in pixels, and mask in COCO's
 format.
 """
 
