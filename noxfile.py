@@ -40,7 +40,7 @@ def bench(session: nox.Session) -> None:
     """Ratios of speed and memory, an hour or more; tables on screen, figures in .benchmarks/latest.json."""
     session.install("--upgrade", "-e", ".[test]", "torch", "torchvision")
     # The last takes most of the time.
-    names = ("dcnv3_kernel", "dcnv3", "ms_deform_attn", "roi_align", "training", "memory", "backbone")
+    names = ("dcnv3_kernel", "dcnv3", "ms_deform_attn", "roi_align", "mask_rcnn", "training", "memory", "backbone")
     arguments = session.posargs or [f"bench/{name}.py" for name in names]
     session.run("pytest", "--benchmark-json=.benchmarks/latest.json", *arguments, env={"OMP_NUM_THREADS": "1"})
 

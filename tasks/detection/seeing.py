@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from internimage.tasks.detection.mask_rcnn import MaskRCNN
+from internimage.tasks.detection.roi_heads import Detections
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,26 @@ class Seen:
     draw: Callable[[Tensor, Tensor], Tensor] | None
 
 
+@runtime_checkable
+class Looking(Protocol):
+    """A detector that draws masks of any boxes when it has looked at an image, as `MaskRCNN` does."""
+
+    has_masks: bool
+
+    def look(self, image: Tensor) -> tuple[Any, Detections]: ...
+
+    def draw(self, maps: Any, boxes: Tensor, labels: Tensor) -> Tensor: ...
+
+
 def see(model: nn.Module, image: Tensor) -> Seen:
     """Look at one normalised image [3, H, W].
 
     Args:
-        model: a detector in evaluation mode: a list of images -> a dict of "boxes", "scores" and "labels" for each.
+        model: a detector in evaluation mode: a `Looking` one, or any that makes of a list of images a list of dicts of
+            "boxes", "scores" and "labels".
         image: for it.
     """
-    if isinstance(model, MaskRCNN):
+    if isinstance(model, Looking):
         maps, found = model.look(image)
         count = int(found.counts[0])
         draw = partial(model.draw, maps) if model.has_masks else None

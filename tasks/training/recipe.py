@@ -108,9 +108,7 @@ class Recipe:
         self._check("warmup_epochs", self.epochs is None or self.warmup_epochs < self.epochs, "below --epochs")
         self._check("warmup_steps", 0 <= self.warmup_steps < (self.steps or math.inf), "at least 0 and below --steps")
         self._check("warmup_steps", not (self.warmup_steps and self.warmup_epochs), "0 beside --warmup-epochs")
-        self._check(
-            "lr_drops", self.schedule == "step" or not self.lr_drops, "left away unless --schedule is step"
-        )
+        self._check("lr_drops", self.schedule == "step" or not self.lr_drops, "left away unless --schedule is step")
         self._check("ema_warmup", self.ema_warmup >= 0, "at least 0")
         self._check("frozen_stages", set(self.frozen_stages) <= {0, 1, 2, 3}, "of 0 to 3")
         self._check("accumulation", self.batch_size % self.accumulation == 0, f"a divisor of {self.batch_size}")
