@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from internimage.tasks import charts, run_charts
 from internimage.tasks.detection.class_names import Classes
 from internimage.tasks.detection.datasets import DetectionData, open_dataset, trainable
 from internimage.tasks.detection.evaluate import Evaluation, evaluate, write_evaluation
@@ -24,17 +23,14 @@ from internimage.tasks.detection.recipes import RECIPES, DetectionRecipe
 from internimage.tasks.detection.seeing import limit_detections
 from internimage.tasks.detection.trained import Trained, description
 from internimage.tasks.detection.views import Views
-from internimage.tasks.devices import add_device_argument
 from internimage.tasks.training.checkpoints import save_weights
+from internimage.tasks.training.command import add_train_arguments, run_loop, run_training, start_run
 from internimage.tasks.training.dense_models import dense_adamw, prepare_to_train
-from internimage.tasks.training.distributed import Processes, inner_model, join_processes
-from internimage.tasks.training.feed import Batch, Feed
-from internimage.tasks.training.loop import Figures, Loop
+from internimage.tasks.training.distributed import Processes, inner_model
+from internimage.tasks.training.feed import Batch
+from internimage.tasks.training.loop import Figures
 from internimage.tasks.training.order import Order
-from internimage.tasks.training.recipe import add_recipe_arguments, recipe_from_arguments, recipe_json
 from internimage.tasks.training.run_directory import RunDirectory
-from internimage.tasks.training.samples import worker_init
-from internimage.tasks.training.schedule import schedule_of
 
 EXAMPLES = """examples:
   internimage train detection --recipe quick --data cells --output runs/cells
@@ -53,24 +49,12 @@ _CLASSIFIERS = ("fc_cls.", "fc_reg.", "conv_logits.", "classifier.", *(f"box_hea
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the folder with the data set")
-    parser.add_argument("--output", type=Path, metavar="RUN", help="the folder of the run")
-    add_device_argument(parser)
-    add_recipe_arguments(parser, DetectionRecipe, list(RECIPES))
+    add_train_arguments(parser, DetectionRecipe, list(RECIPES))
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, and show the best weights' metrics at the end."""
-    recipe = recipe_from_arguments(DetectionRecipe, RECIPES, arguments)
-    if arguments.print_recipe:
-        print(recipe_json(recipe), end="")
-        return 0
-    if arguments.data is None or arguments.output is None:
-        raise ValueError("train detection: give the pictures as --data DIR and the run's folder as --output RUN")
-    charts.require_matplotlib()
-    with join_processes(arguments.device) as processes:
-        train(recipe, arguments.data, arguments.output, processes)
-    return 0
+    return run_training(arguments, DetectionRecipe, RECIPES, train)
 
 
 def train(
@@ -95,8 +79,6 @@ def train(
         ValueError: data, recipe and folder don't go together; the message says how.
         TrainingError, KeyboardInterrupt: see `Loop.train`.
     """
-    if recipe.deterministic:
-        torch.use_deterministic_algorithms(True)
     training_data = open_dataset(data, "train", recipe.layout)
     validation_data = open_dataset(data, "val", recipe.layout)
     if recipe.config.masks and not training_data.has_masks:
@@ -112,39 +94,25 @@ def train(
         seed=recipe.seed,
         groups=orientations(training_data, indices) if recipe.grouped else b"",
     )
-    directory = RunDirectory(output, writes=processes.is_main)
-    directory.start(recipe)
+    directory = start_run(output, recipe, processes)
     if processes.is_main:
         for remark in (*training_data.dropped, *validation_data.dropped):
             print(remark)
-    processes.wait()
     model = (make_model or build_model)(recipe, len(training_data.classes)).to(processes.device)
     task = DetectionTask(recipe, model, validation_data, directory, processes)
-    loop = Loop(
+    run_loop(
         task,
         model,
         partial(build_optimizer, recipe),
-        schedule_of(recipe, order.steps_per_epoch),
-        partial(
-            Feed,
-            TrainSet(training_data, indices, recipe.augmentation(), masks=recipe.config.masks),
-            order,
-            processes,
-            collate=collate,
-            workers=recipe.workers,
-            worker_init=worker_init,
-        ),
-        steps_per_epoch=order.steps_per_epoch,
-        images=len(indices),
+        TrainSet(training_data, indices, recipe.augmentation(), masks=recipe.config.masks),
+        order,
+        collate=collate,
         recipe=recipe,
         run=directory,
         processes=processes,
+        title=f"{recipe.model} on {data.name}",
+        curves=_CURVES,
     )
-    loop.train()
-    if processes.is_main:
-        print((output / "report.txt").read_text(), end="")
-        title = f"{recipe.model} on {data.name}, best {_CURVES[task.best]} {loop.progress.best:.2%}"
-        charts.save(run_charts.learning_curves(directory.rows(), title, _CURVES), output / "curves.png")
 
 
 class DetectionTask:
