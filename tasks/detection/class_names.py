@@ -14,7 +14,7 @@ from internimage.tasks.folders import DatasetError, neighbours
 
 _FOLDER = files("internimage.tasks.detection").joinpath("classes")
 # Names of lists of classes by the data sets of the official configurations.
-_STORED = {"COCO": "coco", "VOC 2007": "voc", "VOC 2012": "voc", "CrowdHuman": "crowd_human"}
+_STORED = {"COCO": "coco", "Pascal VOC": "voc", "CrowdHuman": "crowd_human"}
 _EXAMPLE = '{"names": ["cat", "dog"], "category_ids": [17, 18]}'
 
 

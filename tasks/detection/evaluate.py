@@ -87,6 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print and write the metrics; 1 where pictures could not be read."""
     if arguments.workers < 0:
         raise ValueError("--workers must be at least 0")
+    if not 0 <= arguments.threshold <= 1:
+        raise ValueError(f"--threshold must be from 0 to 1, got {arguments.threshold}")
     if arguments.output:
         charts.require_matplotlib()
     elif arguments.pictures:

@@ -1,6 +1,6 @@
 """Draw objects on an image: masks, boxes, and tags that say what they are.
 
-Lines and text grow with the image. Colours are uint8 [K, 3] in RGB.
+Lines and text grow with the image, and lines are thin around small objects. Colours are uint8 [K, 3] in RGB.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _GOLDEN = 0.618034  # turn of the hue from class to class, so that no two soon l
 _FIRST_HUE = 0.58
 _SHADES = ((0.9, 0.95), (0.8, 0.7), (0.7, 0.85))  # saturation and value in turn
 _SIDE_PER_LINE_WIDTH = 300  # pixels of the shorter side
+_OBJECT_PER_LINE_WIDTH = 15  # pixels of the shorter side of a box
 _SIDE_PER_TEXT_SCALE = 1200
 _LEAST_TEXT_SCALE = 0.4  # smaller is not legible
 _CROWDED = 0.08  # share of the image that all tags would cover
@@ -62,12 +63,13 @@ def overlay(
         masks: of the objects, of the image's size or of another one that the image was resized from.
     """
     drawn = image.copy()
-    for mask, colour in zip(masks or (), colours, strict=masks is not None):
-        _draw_mask(drawn, mask, colour)
-    width = line_width(image)
     height, length = image.shape[:2]
     corners = np.rint(boxes).astype(int).clip(0, [length - 1, height - 1] * 2)
-    for (x1, y1, x2, y2), colour in zip(corners.tolist(), colours.tolist(), strict=True):
+    sides = (corners[:, 2:] - corners[:, :2]).min(axis=1)
+    widths = (sides // _OBJECT_PER_LINE_WIDTH).clip(1, line_width(image)).tolist()
+    for mask, colour, width in zip(masks or (), colours, widths, strict=masks is not None):
+        _draw_mask(drawn, mask, colour, width)
+    for (x1, y1, x2, y2), colour, width in zip(corners.tolist(), colours.tolist(), widths, strict=True):
         cv2.rectangle(drawn, (x1, y1), (x2, y2), colour, width)
     for tag, number in place_tags(image.shape[:2], corners, captions):
         _draw_tag(drawn, tag, colours[number])
@@ -75,7 +77,7 @@ def overlay(
 
 
 def line_width(image: Image) -> int:
-    """Of the boxes, pixels."""
+    """Of the boxes of large objects, pixels."""
     side: int = min(image.shape[:2])
     return max(1, round(side / _SIDE_PER_LINE_WIDTH))
 
@@ -134,7 +136,7 @@ def _draw_tag(drawn: Image, tag: Tag, colour: NDArray[np.uint8]) -> None:
     place[:] = text
 
 
-def _draw_mask(drawn: Image, rle: RLE, colour: NDArray[np.uint8]) -> None:
+def _draw_mask(drawn: Image, rle: RLE, colour: NDArray[np.uint8], line_width: int) -> None:
     mask = mask_tools().decode(rle)
     if mask.shape != drawn.shape[:2]:
         mask = (cv2.resize(255 * mask, drawn.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 127).astype(np.uint8)
@@ -144,4 +146,4 @@ def _draw_mask(drawn: Image, rle: RLE, colour: NDArray[np.uint8]) -> None:
     part, inside = drawn[y : y + height, x : x + width], mask[y : y + height, x : x + width].astype(bool)
     part[inside] = np.rint((1 - _OPACITY) * part[inside] + _OPACITY * colour)
     outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(drawn, outlines, -1, colour.tolist(), line_width(drawn))
+    cv2.drawContours(drawn, outlines, -1, colour.tolist(), line_width)

@@ -119,7 +119,8 @@ def load_from_arguments(arguments: argparse.Namespace, device: torch.device) -> 
     written = metadata(path) if path is not None and path.is_file() and path.suffix == ".safetensors" else {}
     name = arguments.model or written.get("detector", _DEFAULT_MODEL)
     config = get_config(name)
-    limit = arguments.max_detections or (300 if config.dataset.startswith("LVIS") else _DEFAULT_LIMIT)
+    usual = 300 if config.dataset.startswith("LVIS") else _DEFAULT_LIMIT
+    limit = usual if arguments.max_detections is None else arguments.max_detections
     if limit < 1:
         raise ValueError(f"--max-detections must be at least 1, got {limit}")
     classes = _classes(arguments.classes, written, config.dataset)
