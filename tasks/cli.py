@@ -46,6 +46,7 @@ COMMANDS: dict[str, _Command | _TaskCommand] = {
         {
             "classification": _Command("internimage.tasks.classification.train", "train a classifier by a recipe"),
             "segmentation": _Command("internimage.tasks.segmentation.train", "train a segmentor by a recipe"),
+            "detection": _Command("internimage.tasks.detection.train", "train a detector by a recipe"),
         },
         "train a model by a recipe",
     ),

@@ -9,6 +9,8 @@ import pytest
 
 from internimage.imagenet import class_names, map_22k_to_1k, wordnet_ids
 
+pytestmark = pytest.mark.any_torch
+
 
 @pytest.mark.parametrize("num_classes", [1000, 21841])
 def test_a_list_has_one_sorted_id_and_one_name_a_class(num_classes):

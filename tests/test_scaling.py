@@ -5,6 +5,8 @@ import pytest
 from internimage.scaling import BASE, DEPTH_FACTOR, WIDTH_FACTOR, Stacking, scale
 from internimage.variants import VARIANTS
 
+pytestmark = pytest.mark.any_torch
+
 
 def test_the_base_is_t() -> None:
     tiny = VARIANTS["internimage_t"]

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from internimage import InternImage, create_model, load_checkpoint
-from internimage.tasks import charts, run_charts
 from internimage.tasks.classification.data import Dataset, open_dataset
 from internimage.tasks.classification.evaluate import evaluate, readable_names, write_report
 from internimage.tasks.classification.layer_decay import layer_decay_scale
@@ -23,18 +22,15 @@ from internimage.tasks.classification.metrics import Report
 from internimage.tasks.classification.mixing import mix, mixed_cross_entropy
 from internimage.tasks.classification.recipes import RECIPES, ClassificationRecipe
 from internimage.tasks.classification.trained import description
-from internimage.tasks.devices import add_device_argument
 from internimage.tasks.training.batch_norm import synchronise_batch_norms
 from internimage.tasks.training.checkpoints import save_weights
-from internimage.tasks.training.distributed import Processes, join_processes
-from internimage.tasks.training.feed import Batch, Feed
-from internimage.tasks.training.loop import Figures, Loop
+from internimage.tasks.training.command import add_train_arguments, run_loop, run_training, start_run
+from internimage.tasks.training.distributed import Processes
+from internimage.tasks.training.feed import Batch
+from internimage.tasks.training.loop import Figures
 from internimage.tasks.training.optimizer import build_adamw
 from internimage.tasks.training.order import Order
-from internimage.tasks.training.recipe import add_recipe_arguments, recipe_from_arguments, recipe_json
 from internimage.tasks.training.run_directory import RunDirectory, weights_file
-from internimage.tasks.training.samples import worker_init
-from internimage.tasks.training.schedule import schedule_of
 from internimage.variants import VARIANTS
 
 EXAMPLES = """examples:
@@ -51,26 +47,15 @@ photos/ holds train/CLASS/*.jpg and val/CLASS/*.jpg. The same command again goes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the folder with the splits train and val")
-    parser.add_argument("--output", type=Path, metavar="RUN", help="the folder of the run")
     parser.add_argument(
         "--classes", type=Path, metavar="FILE", help="class ids, one a line, in the order of the labels"
     )
-    add_device_argument(parser)
-    add_recipe_arguments(parser, ClassificationRecipe, list(RECIPES))
+    add_train_arguments(parser, ClassificationRecipe, list(RECIPES))
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, and show the best weights' metrics at the end."""
-    recipe = recipe_from_arguments(ClassificationRecipe, RECIPES, arguments)
-    if arguments.print_recipe:
-        print(recipe_json(recipe), end="")
-        return 0
-    if arguments.data is None or arguments.output is None:
-        raise ValueError("train classification: give the images as --data DIR and the run's folder as --output RUN")
-    with join_processes(arguments.device) as processes:
-        train(recipe, arguments.data, arguments.output, processes, classes=arguments.classes)
-    return 0
+    return run_training(arguments, ClassificationRecipe, RECIPES, partial(train, classes=arguments.classes))
 
 
 def train(
@@ -96,8 +81,6 @@ def train(
         ValueError: data, recipe and folder don't go together; the message says how.
         TrainingError, KeyboardInterrupt: see `Loop.train`.
     """
-    if recipe.deterministic:
-        torch.use_deterministic_algorithms(True)
     training_data = open_dataset(data, "train", classes=classes)
     validation_data = open_dataset(data, "val", classes=classes or training_data.classes)
     order = Order(
@@ -108,37 +91,22 @@ def train(
         streams=recipe.streams,
         shuffle_buffer=recipe.shuffle_buffer,
     )
-    directory = RunDirectory(output, writes=processes.is_main)
-    directory.start(recipe)
-    processes.wait()
+    directory = start_run(output, recipe, processes)
     model = (make_model or build_model)(recipe, len(training_data.classes)).to(processes.device)
     task = ClassificationTask(recipe, model, validation_data, directory, processes)
-    loop = Loop(
+    run_loop(
         task,
         model,
         partial(build_optimizer, recipe),
-        schedule_of(recipe, order.steps_per_epoch),
-        partial(
-            Feed,
-            TrainSet(training_data, recipe.augmentation()),
-            order,
-            processes,
-            collate=collate,
-            workers=recipe.workers,
-            worker_init=worker_init,
-        ),
-        steps_per_epoch=order.steps_per_epoch,
-        images=len(training_data),
+        TrainSet(training_data, recipe.augmentation()),
+        order,
+        collate=collate,
         recipe=recipe,
         run=directory,
         processes=processes,
+        title=f"{recipe.model} on {data.name}",
+        curves={"top1": "top-1", "top5": "top-5"},
     )
-    loop.train()
-    if processes.is_main:
-        print((output / "report.txt").read_text(), end="")
-        title = f"{recipe.model} on {data.name}, best top-1 {loop.progress.best:.2%}"
-        curves = run_charts.learning_curves(directory.rows(), title, {"top1": "top-1", "top5": "top-5"})
-        charts.save(curves, output / "curves.png")
 
 
 class ClassificationTask:

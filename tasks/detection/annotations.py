@@ -119,7 +119,7 @@ class Collector:
         self._not_exhaustive = Ragged("q")
 
     def add_picture(self, name: bytes, image_id: int | str, size: Size) -> int:
-        """Returns its number.
+        """Take up a picture; returns its number.
 
         Args:
             name: encoded path, relative to the root.
@@ -146,7 +146,8 @@ class Collector:
         area: float = np.nan,
         segmentation: Any = None,
     ) -> None:
-        """
+        """Take up an object.
+
         Args:
             picture: its number.
             box: corners x1, y1, x2, y2 in pixels.

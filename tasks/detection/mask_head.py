@@ -25,6 +25,7 @@ class MaskHead(nn.Module):
         num_classes: without background.
         channels: of the convolutions.
         convs: how many there are.
+        plain: upsampling and classifier start as PyTorch starts layers, as in the official cascades.
     """
 
     renames: ClassVar[tuple[Row, ...]] = (
@@ -33,22 +34,27 @@ class MaskHead(nn.Module):
         ("classifier.{p}", "conv_logits.{p}"),
     )
 
-    def __init__(self, in_channels: int, num_classes: int, *, channels: int = 256, convs: int = 4) -> None:
+    def __init__(
+        self, in_channels: int, num_classes: int, *, channels: int = 256, convs: int = 4, plain: bool = False
+    ) -> None:
         super().__init__()
         self.channels = channels
+        self.plain = plain
         widths = (in_channels, *(channels for _ in range(convs - 1)))
         self.convs = nn.Sequential(
             *(ConvNorm(width, channels, kernel_size=3, norm=nn.Identity(), bias=True) for width in widths)
         )
         self.upsample = nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2)
-        _initialise(self.upsample)
+        if not plain:
+            _initialise(self.upsample)
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the classifier by a freshly initialised one."""
         self.num_classes = num_classes
         self.classifier = nn.Conv2d(self.channels, num_classes, kernel_size=1)
-        _initialise(self.classifier)
+        if not self.plain:
+            _initialise(self.classifier)
 
     def forward(self, regions: Tensor) -> Tensor:
         x = F.relu(self.upsample(self.convs(regions)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,8 @@ class MaskRCNN(nn.Module):
         training: settings of the losses.
         limits: of the proposals in evaluation.
     """
+
+    entrances: ClassVar[tuple[str, ...]] = ("look", "draw")
 
     def __init__(
         self,
@@ -111,6 +113,16 @@ class MaskRCNN(nn.Module):
         """The objects in the maps of `pyramid`, of images without padding of these sizes [N, 2], height and width."""
         proposals = self.rpn.propose(self.rpn(maps), sizes, self.limits)
         return self.roi_heads.detect(maps, proposals, sizes)
+
+    def look(self, image: Tensor) -> tuple[list[Tensor], Detections]:
+        """The maps of one normalised image [3, H, W], and the objects in it, for `draw`."""
+        batch = pad_images([image])
+        maps = self.pyramid(batch.image)
+        return maps, self.detect(maps, batch.sizes)
+
+    def draw(self, maps: Sequence[Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
+        """Probabilities [K, 28, 28] of the pixels of any boxes [K, 4] of one image, for their labels [K]."""
+        return self.roi_heads.draw_masks(maps, join_rois([boxes]), labels)
 
     def losses(self, images: ImageBatch, truth: Sequence[Truth]) -> dict[str, Tensor]:
         """The losses of a padded batch; see `RPN.losses` and `RoIHeads.losses`."""

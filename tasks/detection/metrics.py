@@ -15,6 +15,18 @@ from internimage.tasks.detection.voc_metrics import voc_report
 Metric = Literal["coco", "lvis", "voc", "crowd_human", "open_images"]
 
 
+def headline(metric: Metric, *, masks: bool) -> str:
+    """The name of the figure that the best of several detectors has the most of.
+
+    Args:
+        metric: of the data set.
+        masks: the detectors draw them, which decides where the metric judges masks.
+    """
+    if metric in ("coco", "lvis"):
+        return "mask_ap" if masks else "box_ap"
+    return "ap50"
+
+
 def judge(
     metric: Metric, cases: Sequence[Case], num_classes: int, *, limit: int, image_counts: Sequence[int] | None = None
 ) -> Report:

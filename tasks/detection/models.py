@@ -95,7 +95,10 @@ def on_backbone(backbone: Any, config: DetectorConfig, num_classes: int) -> Mask
         )
         for stage in config.stages
     ]
-    mask_heads = [MaskHead(channels, num_classes, channels=channels) for _ in config.stages if config.masks]
+    cascade = len(config.stages) > 1
+    mask_heads = [
+        MaskHead(channels, num_classes, channels=channels, plain=cascade) for _ in config.stages if config.masks
+    ]
     return MaskRCNN(
         backbone,
         FPN(backbone.feature_info.channels(), channels),

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from internimage.tasks.detection.batch import pad_images
 from internimage.tasks.detection.mask_rcnn import MaskRCNN
-from internimage.tasks.detection.pooling import join_rois
-from internimage.tasks.training.distributed import inner_model
+from internimage.tasks.detection.roi_heads import Detections
 
 
 @dataclass(frozen=True)
@@ -32,20 +31,29 @@ class Seen:
     draw: Callable[[Tensor, Tensor], Tensor] | None
 
 
+@runtime_checkable
+class Looking(Protocol):
+    """A detector that draws masks of any boxes when it has looked at an image, as `MaskRCNN` does."""
+
+    has_masks: bool
+
+    def look(self, image: Tensor) -> tuple[Any, Detections]: ...
+
+    def draw(self, maps: Any, boxes: Tensor, labels: Tensor) -> Tensor: ...
+
+
 def see(model: nn.Module, image: Tensor) -> Seen:
     """Look at one normalised image [3, H, W].
 
     Args:
-        model: a detector in evaluation mode: a list of images -> a dict of "boxes", "scores" and "labels" for each.
+        model: a detector in evaluation mode: a `Looking` one, or any that makes of a list of images a list of dicts of
+            "boxes", "scores" and "labels".
         image: for it.
     """
-    model = inner_model(model)
-    if isinstance(model, MaskRCNN):
-        batch = pad_images([image])
-        maps = model.pyramid(batch.image)
-        found = model.detect(maps, batch.sizes)
+    if isinstance(model, Looking):
+        maps, found = model.look(image)
         count = int(found.counts[0])
-        draw = partial(_draw, model, maps) if model.has_masks else None
+        draw = partial(model.draw, maps) if model.has_masks else None
         return Seen(found.boxes[0, :count], found.scores[0, :count], found.labels[0, :count], draw)
     (result,) = model([image])
     return Seen(result["boxes"], result["scores"], result["labels"], None)
@@ -53,10 +61,5 @@ def see(model: nn.Module, image: Tensor) -> Seen:
 
 def limit_detections(model: nn.Module, count: int) -> None:
     """Let a model find up to so many objects in an image, where it can be told."""
-    model = inner_model(model)
     if isinstance(model, MaskRCNN):
         model.roi_heads.selection = replace(model.roi_heads.selection, per_image=count)
-
-
-def _draw(model: MaskRCNN, maps: list[Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
-    return model.roi_heads.draw_masks(maps, join_rois([boxes]), labels)

@@ -6,18 +6,12 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from internimage import load_checkpoint
-from internimage.backbone import InternImageFeatures
-from internimage.checkpoint import read_state_dict
-from internimage.tasks import charts, run_charts
-from internimage.tasks.devices import add_device_argument
 from internimage.tasks.segmentation.datasets import SegmentationData, open_dataset
 from internimage.tasks.segmentation.evaluate import draw_samples, evaluate, write_report
 from internimage.tasks.segmentation.loading import TrainSet, collate
@@ -27,19 +21,14 @@ from internimage.tasks.segmentation.objective import total_loss
 from internimage.tasks.segmentation.recipes import RECIPES, SegmentationRecipe
 from internimage.tasks.segmentation.segmentor import Segmentor
 from internimage.tasks.segmentation.trained import Trained, description
-from internimage.tasks.training.batch_norm import synchronise_batch_norms
 from internimage.tasks.training.checkpoints import save_weights
-from internimage.tasks.training.distributed import Processes, join_processes
-from internimage.tasks.training.feed import Batch, Feed
-from internimage.tasks.training.layer_decay import dense_layer_decay_scale
-from internimage.tasks.training.loop import Figures, Loop
-from internimage.tasks.training.optimizer import build_adamw
+from internimage.tasks.training.command import add_train_arguments, run_loop, run_training, start_run
+from internimage.tasks.training.dense_models import dense_adamw, prepare_to_train
+from internimage.tasks.training.distributed import Processes
+from internimage.tasks.training.feed import Batch
+from internimage.tasks.training.loop import Figures
 from internimage.tasks.training.order import Order
-from internimage.tasks.training.recipe import add_recipe_arguments, recipe_from_arguments, recipe_json
-from internimage.tasks.training.run_directory import RunDirectory, weights_file
-from internimage.tasks.training.samples import worker_init
-from internimage.tasks.training.schedule import schedule_of
-from internimage.variants import VARIANTS
+from internimage.tasks.training.run_directory import RunDirectory
 
 EXAMPLES = """examples:
   internimage train segmentation --recipe quick --data streets --output runs/streets
@@ -60,24 +49,12 @@ _CLASSIFIERS = ("conv_seg.", "cls_embed.", "head.classifier.", "class_embed.")  
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the folder with the data set")
-    parser.add_argument("--output", type=Path, metavar="RUN", help="the folder of the run")
-    add_device_argument(parser)
-    add_recipe_arguments(parser, SegmentationRecipe, list(RECIPES))
+    add_train_arguments(parser, SegmentationRecipe, list(RECIPES))
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, and show the best weights' metrics at the end."""
-    recipe = recipe_from_arguments(SegmentationRecipe, RECIPES, arguments)
-    if arguments.print_recipe:
-        print(recipe_json(recipe), end="")
-        return 0
-    if arguments.data is None or arguments.output is None:
-        raise ValueError("train segmentation: give the pictures as --data DIR and the run's folder as --output RUN")
-    charts.require_matplotlib()
-    with join_processes(arguments.device) as processes:
-        train(recipe, arguments.data, arguments.output, processes)
-    return 0
+    return run_training(arguments, SegmentationRecipe, RECIPES, train)
 
 
 def train(
@@ -102,44 +79,27 @@ def train(
         ValueError: data, recipe and folder don't go together; the message says how.
         TrainingError, KeyboardInterrupt: see `Loop.train`.
     """
-    if recipe.deterministic:
-        torch.use_deterministic_algorithms(True)
     training_data = open_dataset(data, "train", recipe.layout)
     validation_data = open_dataset(data, "val", recipe.layout)
     order = Order(
         [len(training_data)], recipe.batch_size, parts=recipe.accumulation * processes.world_size, seed=recipe.seed
     )
-    directory = RunDirectory(output, writes=processes.is_main)
-    directory.start(recipe)
-    processes.wait()
+    directory = start_run(output, recipe, processes)
     model = (make_model or build_model)(recipe, len(training_data.classes)).to(processes.device)
     task = SegmentationTask(recipe, model, validation_data, directory, processes)
-    loop = Loop(
+    run_loop(
         task,
         model,
         partial(build_optimizer, recipe),
-        schedule_of(recipe, order.steps_per_epoch),
-        partial(
-            Feed,
-            TrainSet(training_data, recipe.augmentation()),
-            order,
-            processes,
-            collate=collate,
-            workers=recipe.workers,
-            worker_init=worker_init,
-        ),
-        steps_per_epoch=order.steps_per_epoch,
-        images=len(training_data),
+        TrainSet(training_data, recipe.augmentation()),
+        order,
+        collate=collate,
         recipe=recipe,
         run=directory,
         processes=processes,
+        title=f"{recipe.model} on {data.name}",
+        curves={"miou": "mean IoU", "aacc": "pixel accuracy"},
     )
-    loop.train()
-    if processes.is_main:
-        print((output / "report.txt").read_text(), end="")
-        title = f"{recipe.model} on {data.name}, best mean IoU {loop.progress.best:.2%}"
-        figures = {"miou": "mean IoU", "aacc": "pixel accuracy"}
-        charts.save(run_charts.learning_curves(directory.rows(), title, figures), output / "curves.png")
 
 
 class SegmentationTask:
@@ -188,34 +148,10 @@ def build_model(recipe: SegmentationRecipe, num_classes: int) -> Segmentor:
     config = recipe.config
     rate = config.drop_path_rate if recipe.drop_path_rate is None else recipe.drop_path_rate
     model = build_segmentor(config, num_classes, drop_path_rate=rate)
-    if recipe.init is not None:
-        _initialise(model, weights_file(Path(recipe.init)) if Path(recipe.init).exists() else recipe.init, recipe)
-    backbone = cast(InternImageFeatures, model.backbone)
-    backbone.set_grad_checkpointing(recipe.grad_checkpointing)
-    for stage in recipe.frozen_stages:
-        for part in [backbone.stages[stage]] + ([backbone.stem] if stage == 0 else []):
-            part.requires_grad_(False)
-    if recipe.sync_batch_norm:
-        synchronise_batch_norms(model)
+    prepare_to_train(model, recipe, init_head=recipe.init_head, classifiers=_CLASSIFIERS)
     return model
-
-
-def _initialise(model: Segmentor, source: Path | str, recipe: SegmentationRecipe) -> None:
-    if recipe.init_head == "none":
-        load_checkpoint(model.backbone, source)
-    elif recipe.init_head == "fresh":
-        state = read_state_dict(source)
-        rest = {name: weight for name, weight in state.items() if not any(part in name for part in _CLASSIFIERS)}
-        load_checkpoint(model, rest, strict=False)
-    else:
-        load_checkpoint(model, source, classifier=recipe.init_head)
 
 
 def build_optimizer(recipe: SegmentationRecipe, model: nn.Module) -> AdamW:
     """AdamW over the recipe's groups."""
-    options: dict[str, Any] = {}
-    if recipe.layer_decay is not None:
-        depths = VARIANTS[recipe.config.variant].depths
-        options["lr_scale"] = dense_layer_decay_scale(depths, recipe.layer_decay, _LOWEST)
-    peak = recipe.learning_rate * recipe.lr_factor
-    return build_adamw(model, peak, recipe.weight_decay, beta2=recipe.beta2, undecayed=_UNDECAYED, **options)
+    return dense_adamw(model, recipe, recipe.config.variant, lowest=_LOWEST, undecayed=_UNDECAYED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,18 +18,21 @@ class Average:
     Args:
         model: whose weights; the average starts with what they are now.
         decay: 0.9999 forgets in about 10000 steps.
+        warmup: the decay of step t is decay * (1 - exp(-(1 + t) / warmup)), so that the first weights, which are
+            random, are soon forgotten; 0: it is the same from the start.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
+    def __init__(self, model: nn.Module, decay: float, warmup: int = 0) -> None:
+        self.decay, self.warmup = decay, warmup
         self.values = {name: tensor.detach().clone() for name, tensor in _tensors(model).items()}
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take the weights of a step in."""
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take the weights after a step in; steps count from 0."""
+        decay = self.decay * (1 - math.exp(-(1 + step) / self.warmup)) if self.warmup else self.decay
         for name, tensor in _tensors(model).items():
             if tensor.is_floating_point():
-                self.values[name].lerp_(tensor.detach(), 1 - self.decay)
+                self.values[name].lerp_(tensor.detach(), 1 - decay)
             else:
                 self.values[name].copy_(tensor)
 

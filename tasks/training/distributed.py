@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
 from internimage.backbone import Block
@@ -108,7 +108,8 @@ def parallelise(model: nn.Module, processes: Processes, strategy: Strategy, prec
 
     With "ddp" each holds all weights and gradients are averaged; batch statistics stay with each process, and the
     result wraps the model. With "fsdp" the weights are sharded block by block, in place, and gathered for as long as
-    a block runs; gradients are averaged in float32.
+    a block runs; gradients are averaged in float32. A model may name methods in `entrances` that it is used by beside
+    `forward`.
     """
     if processes.world_size == 1 and strategy == "ddp":
         return model
@@ -128,7 +129,10 @@ def parallelise(model: nn.Module, processes: Processes, strategy: Strategy, prec
         elif isinstance(module, Block):
             fully_shard(module, mesh=mesh, mp_policy=policy)
     # Resharded after the forward pass too: evaluation and the moving average then meet no gathered weights.
-    return cast(nn.Module, fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True))
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    for name in getattr(model, "entrances", ()):
+        register_fsdp_forward_method(model, name)
+    return model
 
 
 def inner_model(model: nn.Module) -> nn.Module:

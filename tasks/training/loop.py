@@ -110,7 +110,9 @@ class Loop:
         self.model = parallelise(model, processes, recipe.strategy, recipe.precision)
         self.inner = inner_model(self.model)
         self.optimizer = make_optimizer(self.inner)
-        self.average = Average(self.inner, recipe.ema_decay) if recipe.ema_decay is not None else None
+        self.average: Average | None = None
+        if recipe.ema_decay is not None:
+            self.average = Average(self.inner, recipe.ema_decay, recipe.ema_warmup)
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=recipe.precision == "float16")
         self.checkpoints = Checkpoints(run.path / CHECKPOINTS, processes, recipe.keep)
         self.progress = Progress()
@@ -176,7 +178,7 @@ class Loop:
         if math.isfinite(loss) and (math.isfinite(norm) or overflow):
             self.scaler.step(self.optimizer)
             if self.average is not None:
-                self.average.update(self.inner)
+                self.average.update(self.inner, self.progress.step)
             self._in_a_row = 0
             self._meter.add(loss, norm, learning_rate, recipe.batch_size)
         else:

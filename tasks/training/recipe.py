@@ -14,7 +14,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-Schedule = Literal["cosine", "cosine-unshifted", "polynomial"]
+Schedule = Literal["cosine", "cosine-unshifted", "polynomial", "step"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Strategy = Literal["ddp", "fsdp"]
 Compile = Literal["auto", "blocks", "off"]
@@ -58,6 +58,7 @@ class Recipe:
     schedule: Schedule = value(
         "cosine", help="cosine-unshifted counts from step 0, not from the end of the warm-up, as the official code"
     )
+    lr_drops: tuple[float, ...] = value((), help="epochs after which the step schedule takes a tenth")
     poly_power: float = value(1.0, help="exponent of the polynomial schedule")
     weight_decay: float = value(0.05, help="of AdamW, for all but biases and other vectors")
     beta2: float = value(0.999, help="second momentum of AdamW")
@@ -67,6 +68,7 @@ class Recipe:
         (), help="stages of the backbone, from 0, that are not trained; 0 has the stem"
     )
     ema_decay: float | None = value(None, help="decay of the moving average of the weights")
+    ema_warmup: int = value(0, help="steps in which the decay comes to (1 - 1/e) of itself; 0: at once")
     drop_path_rate: float | None = value(None, help="stochastic depth of the last layer; none: the variant's own")
     seed: int = value(0, help="of initialisation, order, augmentation and stochastic depth")
     sync_batch_norm: bool = value(False, help="batch statistics over all processes")
@@ -106,6 +108,8 @@ class Recipe:
         self._check("warmup_epochs", self.epochs is None or self.warmup_epochs < self.epochs, "below --epochs")
         self._check("warmup_steps", 0 <= self.warmup_steps < (self.steps or math.inf), "at least 0 and below --steps")
         self._check("warmup_steps", not (self.warmup_steps and self.warmup_epochs), "0 beside --warmup-epochs")
+        self._check("lr_drops", self.schedule == "step" or not self.lr_drops, "left away unless --schedule is step")
+        self._check("ema_warmup", self.ema_warmup >= 0, "at least 0")
         self._check("frozen_stages", set(self.frozen_stages) <= {0, 1, 2, 3}, "of 0 to 3")
         self._check("accumulation", self.batch_size % self.accumulation == 0, f"a divisor of {self.batch_size}")
         self._check("streams", self.batch_size % self.streams == 0, f"a divisor of {self.batch_size}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from internimage.tasks.training.recipe import Recipe
 
@@ -18,6 +18,9 @@ def schedule_of(recipe: Recipe, steps_per_epoch: int) -> LearningRate:
     if recipe.schedule == "polynomial":
         ratio = recipe.warmup_lr / recipe.learning_rate
         return polynomial(total=total, warmup=warmup, warmup_ratio=ratio, min_lr=min_lr, power=recipe.poly_power)
+    if recipe.schedule == "step":
+        drops = [round(epoch * steps_per_epoch) for epoch in recipe.lr_drops]
+        return stepped(drops, warmup=warmup, warmup_ratio=recipe.warmup_lr / recipe.learning_rate)
     shifted = recipe.schedule == "cosine"
     return cosine(total=total, warmup=warmup, warmup_lr=warmup_lr, min_lr=min_lr, shifted=shifted)
 
@@ -60,7 +63,27 @@ def polynomial(
 
     def learning_rate(step: int, peak: float) -> float:
         decayed = min_lr + (peak - min_lr) * math.pow(1 - step / total, power)
-        missing = max(0.0, 1 - step / warmup) if warmup else 0.0
-        return decayed * (1 - missing * (1 - warmup_ratio))
+        return decayed * _warmup_factor(step, warmup, warmup_ratio)
 
     return learning_rate
+
+
+def stepped(drops: Sequence[int], *, warmup: int = 0, warmup_ratio: float = 0.0) -> LearningRate:
+    """The peak, a tenth of it after each drop, times a factor that the warm-up takes from a ratio to 1.
+
+    Args:
+        drops: the first step of each tenth.
+        warmup: steps in which the factor grows linearly.
+        warmup_ratio: factor of step 0.
+    """
+
+    def learning_rate(step: int, peak: float) -> float:
+        tenths = sum(step >= drop for drop in drops)
+        return peak * 0.1**tenths * _warmup_factor(step, warmup, warmup_ratio)
+
+    return learning_rate
+
+
+def _warmup_factor(step: int, warmup: int, ratio: float) -> float:
+    missing = max(0.0, 1 - step / warmup) if warmup else 0.0
+    return 1 - missing * (1 - ratio)

@@ -1,23 +1,13 @@
 // Runs the CPU kernels on random geometries, for a build with the address and undefined-behaviour sanitizers, and prints
 // for each dtype the sums of the absolute values of what they give.
-#include <cmath>
-#include <cstdio>
-#include <random>
-
 #include "dcnv3_cpu.h"
+#include "sanitized.h"
 
 using namespace internimage;
 
 template <typename T>
-double sum(const std::vector<T>& values) {
-  double total = 0;
-  for (const T value : values) total += std::abs(double(value));
-  return total;
-}
-
-template <typename T>
-void run(const char* name, std::mt19937& random) {
-  const auto any = [&](int low, int high) { return int64_t(low + random() % (high - low + 1)); };
+void run(T, const char* name, std::mt19937& random) {
+  const auto any = [&](int low, int high) { return draw(random, low, high); };
   Geometry g{};
   g.n = any(1, 2), g.h = any(1, 6), g.w = any(1, 6), g.groups = any(1, 4), g.group_channels = any(1, 40);
   g.kernel_h = any(1, 4), g.kernel_w = any(1, 4), g.stride_h = any(1, 2), g.stride_w = any(1, 2);
@@ -54,9 +44,5 @@ void run(const char* name, std::mt19937& random) {
 }
 
 int main() {
-  std::mt19937 random(0);
-  for (int i = 0; i < 60; ++i) {
-    run<float>("float32", random), run<double>("float64", random);
-    run<c10::Half>("float16", random), run<c10::BFloat16>("bfloat16", random);
-  }
+  run_all([](auto value, const char* name, std::mt19937& random) { run(value, name, random); });
 }

@@ -1,22 +1,13 @@
 // Runs the fused layers' kernels on random shapes, for a build with the address and undefined-behaviour sanitizers, and
 // prints the sums of the absolute values of what they give.
-#include <cmath>
-#include <cstdio>
-#include <random>
-
 #include "fused_cpu.h"
+#include "sanitized.h"
 
 using namespace internimage;
 
-double sum(const std::vector<float>& values) {
-  double total = 0;
-  for (const float value : values) total += std::abs(double(value));
-  return total;
-}
-
 int main() {
   std::mt19937 random(0);
-  const auto any = [&](int low, int high) { return int64_t(low + random() % (high - low + 1)); };
+  const auto any = [&](int low, int high) { return draw(random, low, high); };
   std::normal_distribution<float> normal;
   const auto tensor = [&](int64_t count) {
     std::vector<float> values(count);

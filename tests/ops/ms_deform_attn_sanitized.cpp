@@ -1,24 +1,14 @@
 // Runs the CPU kernels of multi-scale deformable attention on random sizes, for a build with the address and
 // undefined-behaviour sanitizers, and prints for each dtype the sums of the absolute values of what they give.
-#include <cmath>
-#include <cstdio>
-#include <random>
-
 #include "ms_deform_attn_cpu.h"
+#include "sanitized.h"
 
 using namespace internimage;
 
 template <typename T>
-double sum(const std::vector<T>& values) {
-  double total = 0;
-  for (const T value : values) total += std::abs(double(value));
-  return total;
-}
-
-template <typename T>
-void run(const char* name, std::mt19937& random) {
+void run(T, const char* name, std::mt19937& random) {
   using R = Real<T>;
-  const auto any = [&](int low, int high) { return int64_t(low + random() % (high - low + 1)); };
+  const auto any = [&](int low, int high) { return draw(random, low, high); };
   int64_t shapes[6];
   for (int64_t& size : shapes) size = any(1, 5);
   Attention a{};
@@ -50,9 +40,5 @@ void run(const char* name, std::mt19937& random) {
 }
 
 int main() {
-  std::mt19937 random(0);
-  for (int i = 0; i < 60; ++i) {
-    run<float>("float32", random), run<double>("float64", random);
-    run<c10::Half>("float16", random), run<c10::BFloat16>("bfloat16", random);
-  }
+  run_all([](auto value, const char* name, std::mt19937& random) { run(value, name, random); });
 }

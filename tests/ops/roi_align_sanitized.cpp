@@ -1,26 +1,17 @@
 // Runs the CPU kernels of RoIAlign and non-maximum suppression on random sizes, for a build with the address and
 // undefined-behaviour sanitizers, and prints for each dtype the sums of the absolute values of what they give.
-#include <cmath>
-#include <cstdio>
 #include <memory>
-#include <random>
 
 #include "nms_cpu.h"
 #include "roi_align_cpu.h"
+#include "sanitized.h"
 
 using namespace internimage;
 
 template <typename T>
-double sum(const std::vector<T>& values) {
-  double total = 0;
-  for (const T value : values) total += std::abs(double(value));
-  return total;
-}
-
-template <typename T>
-void run(const char* name, std::mt19937& random) {
+void run(T, const char* name, std::mt19937& random) {
   using R = Real<T>;
-  const auto any = [&](int low, int high) { return int64_t(low + random() % (high - low + 1)); };
+  const auto any = [&](int low, int high) { return draw(random, low, high); };
   const RoIAlign a{any(1, 2), any(1, 70), any(1, 12),    any(1, 12),     any(1, 5),
                    any(1, 8), any(1, 8),  0.25, any(0, 2), any(0, 1) == 1};
   std::normal_distribution<float> normal(0, 1);
@@ -53,9 +44,5 @@ void run(const char* name, std::mt19937& random) {
 }
 
 int main() {
-  std::mt19937 random(0);
-  for (int i = 0; i < 60; ++i) {
-    run<float>("float32", random), run<double>("float64", random);
-    run<c10::Half>("float16", random), run<c10::BFloat16>("bfloat16", random);
-  }
+  run_all([](auto value, const char* name, std::mt19937& random) { run(value, name, random); });
 }

@@ -15,6 +15,8 @@ import torch.utils.cpp_extension
 from internimage.ops import toolchain
 from internimage.ops.build import SOURCES
 
+pytestmark = pytest.mark.any_torch
+
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-static-libasan")
 # Of the order of summation, and of the rounding of the results.
 TOLERANCES = {"float32": 1e-4, "float64": 1e-12, "float16": 2e-3, "bfloat16": 2e-2}

@@ -33,6 +33,8 @@ from torch import Tensor
 from internimage.ops import reference
 from internimage.ops.geometry import Geometry
 
+pytestmark = pytest.mark.any_torch
+
 CSRC = Path(reference.__file__).parent / "csrc"
 GOLDEN = HERE.parent / "data" / "golden"
 

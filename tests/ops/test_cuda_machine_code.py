@@ -14,6 +14,8 @@ import pytest
 from internimage.ops import toolchain
 from internimage.ops.build import SOURCES
 
+pytestmark = pytest.mark.any_torch
+
 # Of each source, the template argument of the kernels that lay taps or points out to be under way together.
 LAID_OUT = {"dcnv3": "true", "ms_deform_attn": "2"}
 IN_ORDER = {"dcnv3": "dcnv3_backward_input_in_order", "ms_deform_attn": "ms_deform_attn_backward_value_in_order"}

@@ -8,6 +8,8 @@ import pytest
 from internimage.ops import file_lock as module
 from internimage.ops.file_lock import file_lock
 
+pytestmark = pytest.mark.any_torch
+
 
 def test_a_waiting_process_says_so_and_goes_on_when_the_lock_is_free(
     tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from attention_strategies import AttentionCase, attention_cases, make_attention_case, off_the_pixels
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from operator_checks import assert_same_for_any_threads
 from torch import Tensor
 
 from internimage.ops import multi_scale_deformable_attention, use_backend
@@ -194,16 +195,7 @@ def test_any_layout_of_memory_gives_the_same(backend: Backend) -> None:
 @settings(max_examples=10, deadline=None)
 def test_the_number_of_threads_changes_no_bit(case: AttentionCase) -> None:
     grad_output = torch.ones_like(run(case, "native"))
-    results = []
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3, 7):
-            torch.set_num_threads(threads)
-            results.append((run(case, "native"), *gradients(case, grad_output, "native")))
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        assert all(torch.equal(got, want) for got, want in zip(other, results[0], strict=True))
+    assert_same_for_any_threads(lambda: (run(case, "native"), *gradients(case, grad_output, "native")))
 
 
 @both_backends

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from attention_strategies import AttentionCase, Shapes, make_attention_case
+from operator_checks import assert_no_opaque_operator
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -76,17 +77,9 @@ def test_exports_with_dynamic_sizes(strict: bool) -> None:
 
 
 def test_the_torch_backend_leaves_no_opaque_operator_to_the_compiler() -> None:
-    graphs = []
-
-    def keep(graph: torch.fx.GraphModule, _: list[Tensor]) -> torch.fx.GraphModule:
-        graphs.append(graph)
-        return graph
-
     torch._dynamo.reset()
     with use_backend("torch"):
-        torch.compile(Attention(), backend=keep, fullgraph=True)(*inputs(0, 2, ((6, 7), (4, 5)), 9))
-    assert len(graphs) == 1
-    assert all("internimage" not in str(node.target) for node in graphs[0].graph.nodes)
+        assert_no_opaque_operator(Attention(), *inputs(0, 2, ((6, 7), (4, 5)), 9))
 
 
 def flops(case: AttentionCase) -> int:

@@ -9,6 +9,7 @@ import torch
 from golden_heads import golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from operator_checks import assert_no_opaque_operator, assert_same_for_any_threads
 from roi_strategies import RoICase, make_roi_case, roi_cases
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -234,17 +235,11 @@ def test_any_layout_of_memory_gives_the_same(backend: Backend) -> None:
 @given(roi_cases())
 @settings(max_examples=10, deadline=None)
 def test_the_number_of_threads_changes_no_bit(case: RoICase) -> None:
-    results = []
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3, 7):
-            torch.set_num_threads(threads)
-            output = run(case, "native")
-            results.append((output, gradient(case, torch.ones_like(output), "native")))
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        assert all(torch.equal(got, want) for got, want in zip(other, results[0], strict=True))
+    def compute() -> tuple[Tensor, Tensor]:
+        output = run(case, "native")
+        return output, gradient(case, torch.ones_like(output), "native")
+
+    assert_same_for_any_threads(compute)
 
 
 @both_backends
@@ -356,17 +351,9 @@ def test_exports_with_dynamic_sizes(strict: bool) -> None:
 
 
 def test_the_torch_backend_leaves_no_opaque_operator_to_the_compiler_if_the_samples_are_given() -> None:
-    graphs = []
-
-    def keep(graph: torch.fx.GraphModule, _: list[Tensor]) -> torch.fx.GraphModule:
-        graphs.append(graph)
-        return graph
-
     torch._dynamo.reset()
     with use_backend("torch"):
-        torch.compile(Pooled(2), backend=keep, fullgraph=True)(*inputs(0, 2, (4, 7), 9))
-    assert len(graphs) == 1
-    assert all("internimage" not in str(node.target) for node in graphs[0].graph.nodes)
+        assert_no_opaque_operator(Pooled(2), *inputs(0, 2, (4, 7), 9))
 
 
 def test_flops_are_counted_as_for_the_other_samplers() -> None:

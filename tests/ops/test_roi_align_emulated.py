@@ -23,6 +23,8 @@ from torch import Tensor
 from internimage.ops import nms_reference, roi_align_reference
 from internimage.ops.build import SOURCES
 
+pytestmark = pytest.mark.any_torch
+
 CASES: dict[str, dict[str, Any]] = {
     "adaptive": {},
     "not aligned": {"aligned": False, "spread": 0.1},

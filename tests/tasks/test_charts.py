@@ -9,6 +9,8 @@ from internimage.tasks import charts
 from internimage.tasks.images import read_image
 from internimage.tasks.sampling import SamplingPoints
 
+pytestmark = pytest.mark.any_torch
+
 matplotlib = pytest.importorskip("matplotlib", reason="charts are an optional part")
 
 NAMES = ["cat", "dog", "cow"]

@@ -6,6 +6,8 @@ import pytest
 
 from internimage.tasks import drawing
 
+pytestmark = pytest.mark.any_torch
+
 
 def photo(height: int, width: int) -> np.ndarray:
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)

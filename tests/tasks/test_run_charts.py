@@ -9,6 +9,8 @@ import pytest
 from internimage.tasks import charts, run_charts
 from internimage.tasks.images import read_image
 
+pytestmark = pytest.mark.any_torch
+
 matplotlib = pytest.importorskip("matplotlib", reason="charts are an optional part")
 
 

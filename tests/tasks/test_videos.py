@@ -5,6 +5,8 @@ import pytest
 
 from internimage.tasks.videos import VideoError, new_video, open_video
 
+pytestmark = pytest.mark.any_torch
+
 
 def frames(count, height, width):
     return [np.full((height, width, 3), (20 * i, 100, 200 - 20 * i), np.uint8) for i in range(count)]

@@ -22,6 +22,8 @@ from internimage.tasks.training import shards
 from internimage.tasks.training.shard_index import ShardError
 from internimage.tasks.training.shards import write_shards
 
+pytestmark = pytest.mark.any_torch
+
 
 @pytest.fixture(autouse=True)
 def close_shards() -> Iterator[None]:

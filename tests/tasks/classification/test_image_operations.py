@@ -15,6 +15,8 @@ pytest.importorskip("PIL", reason="Pillow is the reference; it comes with matplo
 from PIL import Image as Pillow
 from PIL import ImageEnhance, ImageOps
 
+pytestmark = pytest.mark.any_torch
+
 FILL = (124, 116, 104)  # ImageNet's mean colour, of 255
 
 

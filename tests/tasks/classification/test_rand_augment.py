@@ -17,6 +17,8 @@ from scipy import stats
 
 from internimage.tasks.classification.rand_augment import OPERATIONS, Policy, draw_steps, parse_policy, rand_augment
 
+pytestmark = pytest.mark.any_torch
+
 DEFAULT = "rand-m9-mstd0.5-inc1"
 INCREASING = [
     *("AutoContrast", "Equalize", "Invert", "Rotate", "PosterizeIncreasing", "SolarizeIncreasing", "SolarizeAdd"),

@@ -11,6 +11,8 @@ from internimage.tasks.classification.recipes import RECIPES, ClassificationReci
 from internimage.tasks.training.recipe import read_recipe, recipe_json
 from internimage.tasks.training.schedule import schedule_of
 
+pytestmark = pytest.mark.any_torch
+
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_survives_a_file(tmp_path, name):

@@ -79,8 +79,9 @@ def test_boxes_stay_inside_and_masks_agree_with_them_and_with_the_picture(seed, 
             assert np.abs(box - (x, y, x + w, y + h)).max() <= 2 * scale
         else:
             assert (box[2:] - box[:2]).min() <= 2 * scale
-    for mask in target["masks"].numpy():  # inside of each, the picture is white
-        inside = cv2.erode(mask, np.ones((9, 9)), borderValue=0) > 0
+    border = np.ones([2 * int(np.ceil(2 * scale)) + 1] * 2)  # where white is mixed with black
+    for mask in target["masks"].numpy():
+        inside = cv2.erode(mask, border, borderValue=0) > 0
         assert denormalised(pixels)[inside].min(initial=255) > 254
 
 
@@ -171,6 +172,20 @@ def test_a_crop_is_the_part_that_its_pixels_tell(seed, height, width):
     np.testing.assert_allclose(target["boxes"], (inner * factors)[visible & ~objects.ignored], rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(target["ignored"], (inner * factors)[visible & objects.ignored], rtol=1e-4, atol=1e-3)
     assert target["labels"].tolist() == np.flatnonzero(visible & ~objects.ignored).tolist()
+
+
+def test_sides_of_parts_are_drawn_from_the_least_to_the_most_and_end_with_the_picture():
+    size = (60, 40)
+    image, nothing = coordinates(size), rectangles([], size)
+    keep_size = Augmentation(Scales((80,), 200), Crop(Scales((40,), 60), (30, 50), probability=1.0), flip=0.0)
+    heights, widths = set(), set()
+    for seed in range(400):
+        values = denormalised(augment(image, nothing, keep_size, np.random.default_rng(seed), masks=False)[0])
+        height, width = np.rint(values[-1, -1, :2] - values[0, 0, :2]).astype(int) + 1
+        heights.add(int(height))
+        widths.add(int(width))
+    assert heights == set(range(30, 51))
+    assert widths == set(range(30, 41))
 
 
 def drawn_with_one_object(crop, seeds, ignored=False):

@@ -1,11 +1,14 @@
 """The confusion matrix counts every object and detection once, and pictures are ranked by their F1."""
 
 import numpy as np
+import pytest
 from detection_cases import case, found, objects, random_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internimage.tasks.detection.confusion import best_and_worst, confusion, f1, outcome
+
+pytestmark = pytest.mark.any_torch
 
 LEFT, RIGHT, FAR = [0, 0, 10, 10], [20, 0, 30, 10], [50, 50, 60, 60]
 

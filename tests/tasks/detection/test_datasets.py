@@ -19,6 +19,8 @@ from internimage.tasks.detection.voc_xml import VOC_CLASSES
 from internimage.tasks.folders import DatasetError
 from internimage.tasks.images import ImageError, read_image
 
+pytestmark = pytest.mark.any_torch
+
 JSON = "annotations/instances_train.json"
 A_PICTURE = {"images/a.png": (40, 60)}
 

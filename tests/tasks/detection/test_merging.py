@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from internimage.tasks.detection.merging import MERGES, Boxes, fuse, soften, suppress
 
+pytestmark = pytest.mark.any_torch
+
 
 def some_boxes(seed: int, count: int) -> Boxes:
     rng = np.random.default_rng(seed)

@@ -10,6 +10,8 @@ from pycocotools import mask as coco_masks
 
 from internimage.tasks.detection.overlays import class_colours, line_width, overlay, place_tags, text_colour
 
+pytestmark = pytest.mark.any_torch
+
 
 def luminance(colour: tuple[int, ...]) -> float:
     """WCAG 2.1, relative luminance."""

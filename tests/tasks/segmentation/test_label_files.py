@@ -19,6 +19,8 @@ from internimage.tasks.segmentation.class_names import Classes, ClassFile, class
 from internimage.tasks.segmentation.label_files import read_labels, write_labels
 from internimage.tasks.segmentation.label_values import mapped, plain, reduced, values_of
 
+pytestmark = pytest.mark.any_torch
+
 COLOURS = np.array([[128, 64, 128], [70, 130, 180], [0, 0, 0]], np.uint8)
 SQUARE = np.arange(12, dtype=np.uint8).reshape(3, 4)
 ALL_BYTES = plain(255)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from internimage.tasks.segmentation.overlays import WRONG, error_map, overlay
 
+pytestmark = pytest.mark.any_torch
+
 
 def photo(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)

@@ -12,6 +12,8 @@ from internimage.tasks import drawing
 from internimage.tasks.segmentation.overlays import error_map, overlay
 from internimage.tasks.segmentation.pictures import class_counts, prediction_picture, sheet
 
+pytestmark = pytest.mark.any_torch
+
 CLASSES = 6
 NAMES = ["sky", "building", "pole", "road", "pavement", "tree"]
 PALETTE = np.array(

@@ -10,6 +10,8 @@ from internimage.tasks.images import normalise
 from internimage.tasks.resizing import fit_size
 from internimage.tasks.segmentation.views import Views
 
+pytestmark = pytest.mark.any_torch
+
 
 @pytest.mark.parametrize(
     ("size", "bounds", "factor", "expected"),

@@ -33,7 +33,7 @@ class Trained:
         self.optimizer.zero_grad()
         self.model(torch.randn(4, 2, 5, 5, generator=torch.Generator().manual_seed(1))).square().mean().backward()
         self.optimizer.step()
-        self.average.update(self.model)
+        self.average.update(self.model, step=0)
 
     @property
     def parts(self):

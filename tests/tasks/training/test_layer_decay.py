@@ -4,6 +4,8 @@ import pytest
 
 from internimage.tasks.training.layer_decay import dense_layer_decay_scale
 
+pytestmark = pytest.mark.any_torch
+
 DEPTHS = (2, 3, 4, 2)  # 11 blocks: layers 1 to 11; the stem is layer 0, what follows the backbone layer 12
 LAYERS = {
     "backbone.stem.conv1.weight": 0,

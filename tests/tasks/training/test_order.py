@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from internimage.tasks.training.order import Order
 
+pytestmark = pytest.mark.any_torch
+
 
 def indices(batch):
     return [index for index, _ in batch]

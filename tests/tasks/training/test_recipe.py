@@ -16,6 +16,8 @@ from internimage.tasks.training.recipe import (
     value,
 )
 
+pytestmark = pytest.mark.any_torch
+
 
 @dataclass(frozen=True)
 class Own(Recipe):

@@ -4,6 +4,8 @@ import pytest
 
 from internimage.tasks.training.run_directory import weights_file
 
+pytestmark = pytest.mark.any_torch
+
 
 def test_a_runs_folder_stands_for_its_best_weights(tmp_path):
     assert weights_file(tmp_path / "weights.pth") == tmp_path / "weights.pth"

@@ -5,6 +5,8 @@ import pytest
 from internimage.tasks.images import ImageError
 from internimage.tasks.training.samples import first_readable
 
+pytestmark = pytest.mark.any_torch
+
 
 def reader(broken):
     def read(index):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.optim.lr_scheduler import CosineAnnealingLR, PolynomialLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, PolynomialLR
 
-from internimage.tasks.training.schedule import cosine, polynomial
+from internimage.tasks.training.schedule import cosine, polynomial, stepped
 
 
 def test_the_official_cosine_steps_down_where_the_warm_up_ends():
@@ -30,6 +30,7 @@ def test_the_shifted_cosine_reaches_its_peak():
     [
         (cosine(total=50, min_lr=0.01), partial(CosineAnnealingLR, T_max=50, eta_min=0.01)),
         (polynomial(total=50, power=0.9), partial(PolynomialLR, total_iters=50, power=0.9)),
+        (stepped([20, 40]), partial(MultiStepLR, milestones=[20, 40], gamma=0.1)),
     ],
 )
 def test_without_warm_up_schedules_are_pytorchs(schedule, theirs):
@@ -46,6 +47,12 @@ def test_the_polynomial_warm_up_is_a_factor_on_the_curve():
     assert schedule(0, 6e-5) == pytest.approx(6e-11)
     assert schedule(750, 6e-5) == pytest.approx(6e-5 * (1 - 750 / 160_000) * (1 - 0.5 * (1 - 1e-6)))
     assert schedule(1500, 6e-5) == pytest.approx(6e-5 * (1 - 1500 / 160_000))
+
+
+def test_the_official_step_schedule_grows_from_a_thousandth_in_500_steps():
+    schedule = stepped([58_640, 80_630], warmup=500, warmup_ratio=0.001)
+    for step, share in [(0, 0.001), (250, 0.5005), (500, 1), (58_639, 1), (58_640, 0.1), (80_630, 0.01)]:
+        assert schedule(step, 1e-4) == pytest.approx(share * 1e-4)
 
 
 @given(st.integers(1, 50), st.integers(0, 40), st.booleans(), st.floats(1e-5, 1e-2))

@@ -1,0 +1,151 @@
+"""The recipes of detection. Values without a remark are those of the official release.
+
+Names are those of the official configurations, which also say how a model is tested. "our choice" marks what the
+release leaves undetermined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from internimage.tasks.detection.augment import Augmentation, Crop, Scales
+from internimage.tasks.detection.configs import CONFIGS, DetectorConfig, get_config
+from internimage.tasks.training.recipe import Recipe, value
+
+
+@dataclass(frozen=True)
+class DetectionRecipe(Recipe):
+    """The values of detection.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    layout: str | None = value(None, help="how --data is laid out; none: seen from what it holds")
+    short_sides: tuple[int, ...] = value((800,), help="of the training images, pixels; one is drawn for each")
+    long_side: int = value(1333, help="that no training image exceeds, pixels")
+    crop: tuple[int, ...] = value((), help="least and largest side of crops, pixels; nothing: no image is cropped")
+    crop_share: float = value(0.5, help="of the images that are cropped")
+    crop_short_sides: tuple[int, ...] = value(
+        (400, 500, 600), help="of images before they are cropped, pixels; one is drawn for each"
+    )
+    crop_long_side: int | None = value(None, help="that they don't exceed, pixels; none: LONG_SIDE")
+    empty_crops: bool = value(True, help="crops may show no object")
+    flip: float = value(0.5, help="probability of a horizontal flip")
+    grouped: bool = value(True, help="images that are computed together are all wide, or all high")
+    keep_empty: bool = value(False, help="train on pictures without objects, too")
+    init_head: Literal["none", "same", "fresh"] = value(
+        "none", help="what --init gives the heads: nothing, all, or all but the classifiers"
+    )
+    test_scale: tuple[int, ...] = value((), help="long and short side that bound test images, pixels; none: MODEL's")
+    detections: int = value(100, help="of an image, at most, in evaluation")
+    sync_batch_norm: bool = value(True, help="batch statistics over all processes")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("short_sides", len(self.short_sides) > 0 and min(self.short_sides) >= 32, "at least 32 each")
+        self._check("long_side", self.long_side >= max(self.short_sides), "at least --short-sides")
+        self._check("crop", len(self.crop) in (0, 2), "two sides, or nothing")
+        self._check("detections", self.detections >= 1, "at least 1")
+        self._check("test_scale", len(self.test_scale) in (0, 2), "two sides, or nothing")
+        get_config(self.model)
+        self.augmentation()
+
+    @property
+    def config(self) -> DetectorConfig:
+        """Of the model."""
+        return get_config(self.model)
+
+    @property
+    def test_bounds(self) -> tuple[int, int]:
+        """Long and short side that bound test images, pixels."""
+        return (self.test_scale[0], self.test_scale[1]) if self.test_scale else self.config.test_scale
+
+    def augmentation(self) -> Augmentation:
+        """What happens to a training image."""
+        return Augmentation(Scales(self.short_sides, self.long_side), self._crop(), self.flip)
+
+    def _crop(self) -> Crop | None:
+        if not self.crop:
+            return None
+        before = Scales(self.crop_short_sides, self.crop_long_side or self.long_side)
+        return Crop(before, (self.crop[0], self.crop[1]), empty=self.empty_crops, probability=self.crop_share)
+
+
+_COMMON: dict[str, Any] = {
+    "learning_rate": 1e-4,
+    "batch_size": 16,
+    "schedule": "step",
+    "warmup_steps": 500,
+    "clip_norm": None,
+}
+_LENGTHS: dict[str, dict[str, Any]] = {
+    "1x": {"epochs": 12, "lr_drops": (8, 11)},
+    "3x": {
+        "epochs": 36,
+        "lr_drops": (27, 33),
+        "short_sides": tuple(range(480, 801, 32)),
+        "crop": (384, 600),
+    },
+}
+_CASCADES: dict[str, dict[str, Any]] = {
+    "1x": {"layer_decay": 0.94},
+    "3x": {
+        "layer_decay": 0.90,
+        "learning_rate": 2e-4,
+        "batch_size": 64,
+        "ema_decay": 0.9999,
+        "ema_warmup": 2000,
+    },
+}
+_CROWD_HUMAN: dict[str, Any] = {
+    **_LENGTHS["3x"],
+    "layout": "crowd_human",
+    "weight_decay": 1e-4,
+    "layer_decay": 0.94,
+    "batch_size": 128,
+}
+
+
+def _official_recipes() -> Iterator[tuple[str, DetectionRecipe]]:
+    for name, config in CONFIGS.items():
+        if not config.dataset:
+            continue
+        cascade = len(config.stages) > 1
+        length = "1x" if "_1x_" in name else "3x"
+        if config.dataset == "CrowdHuman":
+            values = _CROWD_HUMAN
+        else:
+            values = {"layout": "coco", **_LENGTHS[length], **(_CASCADES[length] if cascade else {})}
+        values = {**_COMMON, **values, "model": name}
+        # The release's pre-trained backbones.
+        values["init"] = f"{config.variant}.22k_384" if cascade else config.variant
+        values["warmup_lr"] = 1e-3 * values["learning_rate"]
+        yield name, DetectionRecipe(**values)
+
+
+# A few hundred images on a small machine, from scratch: our choice.
+_SMALL = DetectionRecipe(
+    model="faster_rcnn_internimage_femto_small",
+    epochs=30,
+    warmup_steps=100,
+    batch_size=4,
+    learning_rate=1e-3,
+    schedule="cosine",
+    clip_norm=1.0,
+    drop_path_rate=0.05,
+    ema_decay=0.995,
+    short_sides=(192, 224, 256, 288),
+    long_side=384,
+    test_scale=(384, 256),
+    workers=1,
+    eval_epochs=5,
+)
+
+RECIPES: dict[str, DetectionRecipe] = {
+    **dict(_official_recipes()),
+    "quick": _SMALL,
+    "quick_masks": replace(_SMALL, model="mask_rcnn_internimage_femto_small"),
+}

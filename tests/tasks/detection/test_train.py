@@ -1,0 +1,148 @@
+"""From a folder of annotated pictures to a detector that is evaluated and used, by the commands alone."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from made_shapes import NAMES, make_shapes
+
+from internimage import create_model, save_checkpoint
+from internimage.tasks import cli
+from internimage.tasks.detection import create_detector
+from internimage.tasks.detection.recipes import RECIPES
+from internimage.tasks.detection.train import build_model, build_optimizer
+from internimage.tasks.images import read_image
+
+SMALL = "--model mask_rcnn_internimage_atto_small --batch-size 4 --epochs 12 --warmup-steps 5 --learning-rate 3e-3"
+SMALL += " --short-sides 64 80 --long-side 128 --test-scale 112 80 --ema-decay none --workers 0 --log-steps 1"
+SMALL += " --eval-epochs 12 --save-steps 100"
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", {"train": 16, "val": 5})
+
+
+def train(shapes, run, *options):
+    words = ["train", "detection", "--recipe", "quick_masks", "--data", shapes, "--output", run, *SMALL.split()]
+    return cli.main([str(word) for word in [*words, *options]])
+
+
+@pytest.fixture(scope="module")
+def trained(shapes, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "run"
+    assert train(shapes, run) == 0
+    return run
+
+
+def log(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_learns_and_leaves_figures_and_pictures(trained):
+    losses = [row["loss"] for row in log(trained) if "loss" in row]
+    assert np.mean(losses[-3:]) < 0.4 * np.mean(losses[:3])
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert metrics["mask_ap50"] > 0.4
+    assert [row["name"] for row in metrics["per_class"]] == list(NAMES)
+    for name in ("curves.png", "confusion.png", "samples.png"):
+        assert min(read_image(trained / name).shape[:2]) > 200
+
+
+def test_evaluation_repeats_the_runs_figures(shapes, trained, capsys):
+    words = ["eval", "detection", "--data", shapes, "--checkpoint", trained, "--workers", "0", "--json"]
+    assert cli.main([str(word) for word in words]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again.pop("unreadable") == []
+    assert again == json.loads((trained / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_learn_from_pictures_with_and_without_objects(tmp_path, strategy):
+    data = make_shapes(tmp_path / "data", {"train": 4, "val": 3})
+    annotations = data / "annotations" / "instances_train.json"
+    content = json.loads(annotations.read_text())
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] == 0]
+    annotations.write_text(json.dumps(content))
+    options = [*SMALL.split(), "--epochs", "2", "--eval-epochs", "2", "--keep-empty", "--strategy", strategy]
+    words = ["--recipe", "quick_masks", "--data", data, "--output", tmp_path / "run", *options]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "internimage"]
+    found = subprocess.run(
+        [*command, "train", "detection", *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert found.returncode == 0, found.stderr
+    losses = [row["loss"] for row in log(tmp_path / "run") if "loss" in row]
+    assert len(losses) == 2
+    assert np.isfinite(losses).all()
+    assert "mask_ap" in json.loads((tmp_path / "run" / "metrics.json").read_text())
+
+
+def test_masks_need_data_that_has_them(shapes, tmp_path, capsys):
+    data = tmp_path / "boxes"
+    (data / "annotations").mkdir(parents=True)
+    (data / "images").symlink_to(shapes / "images")
+    for path in (shapes / "annotations").iterdir():
+        content = json.loads(path.read_text())
+        for row in content["annotations"]:
+            row["segmentation"] = []
+        (data / "annotations" / path.name).write_text(json.dumps(content))
+    assert train(data, tmp_path / "run") == 1
+    assert "mask_rcnn_internimage_atto_small learns masks, but" in capsys.readouterr().err
+
+
+def groups_of(name):
+    recipe = replace(RECIPES[name], init=None, sync_batch_norm=False)
+    with torch.device("meta"):
+        model = build_model(recipe, 80)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = build_optimizer(recipe, model).param_groups
+    return {names[parameter]: group for group in groups for parameter in group["params"]}
+
+
+def test_the_official_rates_of_a_cascade():
+    groups = groups_of("cascade_internimage_l_fpn_1x_coco")
+    rates = {name: group["peak_lr"] / 1e-4 for name, group in groups.items()}
+    assert rates["roi_heads.box_heads.2.classifier.weight"] == rates["rpn.conv.weight"] == 1
+    assert rates["backbone.stem.conv1.weight"] == pytest.approx(0.94**38)  # 37 blocks, and the layer above
+    assert rates["backbone.stages.3.blocks.4.mlp.fc1.weight"] == pytest.approx(0.94)
+    decayed = {name for name, group in groups.items() if group["weight_decay"]}
+    assert "roi_heads.box_heads.0.convs.0.norm.weight" not in decayed
+    assert {"roi_heads.mask_heads.0.upsample.weight", "backbone.stages.0.blocks.0.dcn.offset.weight"} <= decayed
+
+
+def built(init, init_head="none", num_classes=3):
+    recipe = replace(RECIPES["quick_masks"], model="mask_rcnn_internimage_atto_small", init=str(init))
+    return build_model(replace(recipe, init_head=init_head), num_classes).state_dict()
+
+
+def test_a_classifiers_weights_start_the_backbone(tmp_path):
+    torch.manual_seed(1)
+    source = create_model("internimage_atto", num_classes=4)
+    state = built(save_checkpoint(source, tmp_path / "weights.safetensors"))
+    for name, weight in source.state_dict().items():
+        if not name.startswith("head."):
+            assert torch.equal(state[f"backbone.{name}"], weight), name
+
+
+@pytest.mark.parametrize("layout", ["internimage", "official"])
+def test_a_detectors_weights_start_all_but_other_classes(tmp_path, layout):
+    torch.manual_seed(1)
+    source = create_detector("mask_rcnn_internimage_atto_small", num_classes=7)
+    path = tmp_path / ("weights.safetensors" if layout == "internimage" else "weights.pth")
+    save_checkpoint(source, path, layout=layout)
+    state = built(path, "fresh")
+    of_classes = ("box_heads.0.classifier", "box_heads.0.deltas", "mask_heads.0.classifier")
+    for name, weight in source.state_dict().items():
+        if not any(part in name for part in of_classes):
+            assert torch.equal(state[name], weight), name
+    assert len(state["roi_heads.box_heads.0.classifier.weight"]) == 4
+    same = built(path, "same", num_classes=7)
+    assert all(torch.equal(same[name], weight) for name, weight in source.state_dict().items())
