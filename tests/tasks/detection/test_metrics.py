@@ -14,7 +14,6 @@ from pycocotools.cocoeval import COCOeval
 
 from internimage.tasks.detection.average_precision import Curve, area, eleven_points
 from internimage.tasks.detection.cases import Case
-from internimage.tasks.detection.coco_evaluator import Evaluator
 from internimage.tasks.detection.coco_format import result_entries
 from internimage.tasks.detection.coco_metrics import coco_report, lvis_report
 from internimage.tasks.detection.crowd_metrics import crowd_report
@@ -129,45 +128,6 @@ def test_coco_is_what_pycocotools_says_of_files_written_by_hand(seed: int, tmp_p
         stats = coco_by_files(cases, tmp_path, iou_type)
         for name, place in {"ap": 0, "ap50": 1, "ap75": 2, "aps": 3, "apm": 4, "apl": 5, "ar": 8}.items():
             assert figures.get(f"{kind}_{name}", -1) == pytest.approx(stats[place], abs=1e-12), (kind, name)
-
-
-@given(st.integers(0, 2**32 - 1), st.booleans())
-@settings(max_examples=40, deadline=None)
-def test_crowds_and_ties_are_matched_as_pycocotools_does(seed: int, several: bool) -> None:
-    rng = np.random.default_rng(seed)
-
-    def coco(rows: list[Any]) -> COCO:
-        result = COCO()
-        result.dataset = {"images": [{"id": 0, "height": SIZE[0], "width": SIZE[1]}], "annotations": rows}
-        result.dataset["categories"] = [{"id": number} for number in range(1 + several)]
-        result.createIndex()
-        return result
-
-    def rows(count: int) -> list[Any]:
-        # Few places and sizes, so that boxes repeat and overlaps are equal.
-        boxes = rng.integers([0, 0, 2, 2], [3, 3, 5, 5], (count, 4)) * 12.0
-        return [
-            {
-                "id": i + 1,
-                "image_id": 0,
-                "category_id": int(rng.integers(1 + several)),
-                "bbox": box.tolist(),
-                "area": float(box[2] * box[3]),
-                "iscrowd": int(rng.random() < 0.3),
-                "score": float(rng.integers(1, 6) / 5),
-            }
-            for i, box in enumerate(boxes)
-        ]
-
-    truth, results = rows(int(rng.integers(0, 15))), rows(int(rng.integers(0, 15)))
-    with quiet():
-        pair = [coco(part) for part in (truth, results)]
-        for evaluator in (theirs := COCOeval(*pair, "bbox"), ours := Evaluator(*pair, "bbox", set())):
-            evaluator.params.maxDets = [10]
-            evaluator.evaluate()
-            evaluator.accumulate()
-    for name in ("precision", "recall", "scores"):
-        np.testing.assert_array_equal(ours.eval[name], theirs.eval[name])
 
 
 def test_coco_counts_as_many_detections_as_it_is_told() -> None:
