@@ -18,7 +18,7 @@ from internimage.tasks.detection.class_names import Classes
 from internimage.tasks.detection.coco_format import result_entries
 from internimage.tasks.detection.confusion import best_and_worst, confusion
 from internimage.tasks.detection.datasets import DetectionData, open_dataset
-from internimage.tasks.detection.eval_set import EvalItem, EvalSet
+from internimage.tasks.detection.loading import EvalItem, EvalSet
 from internimage.tasks.detection.metrics import judge
 from internimage.tasks.detection.objects import Found
 from internimage.tasks.detection.pictures import comparison_picture, sheet

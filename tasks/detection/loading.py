@@ -15,7 +15,8 @@ from torch import Tensor
 
 from internimage.tasks.detection.augment import Augmentation, augment
 from internimage.tasks.detection.datasets import DetectionData
-from internimage.tasks.images import Image, ImageError
+from internimage.tasks.detection.views import Views
+from internimage.tasks.images import ImageError
 from internimage.tasks.training.samples import first_readable, reason
 
 
@@ -36,11 +37,11 @@ class Batch(TypedDict):
 
 
 class EvalItem(TypedDict):
-    """One sample of evaluation. A picture that can't be read is black."""
+    """One picture of evaluation. One that can't be read is black, and its objects don't count."""
 
-    image: Image  # uint8 [H, W, 3], RGB
-    index: int
-    corrupt: tuple[str, ...]
+    views: list[Tensor]  # float32 [3, h, w] each, normalised
+    size: tuple[int, int]  # height and width of the picture
+    corrupt: tuple[str, ...]  # why it can't be read, with its name
 
 
 class TrainSet(torch.utils.data.Dataset[Item]):
@@ -100,17 +101,21 @@ def orientations(data: DetectionData, indices: NDArray[np.int64]) -> bytes:
 
 
 class EvalSet(torch.utils.data.Dataset[EvalItem]):
-    """Pictures as they are, one by one, as their sizes differ. Their objects are asked of the data set."""
+    """Pictures one by one, as their sizes differ."""
 
-    def __init__(self, data: DetectionData) -> None:
-        self._data = data
+    def __init__(self, dataset: DetectionData, views: Views) -> None:
+        self._dataset = dataset
+        self._views = views
 
     def __len__(self) -> int:
-        return len(self._data)
+        return len(self._dataset)
 
     def __getitem__(self, index: int) -> EvalItem:
+        corrupt: tuple[str, ...] = ()
         try:
-            return {"image": self._data.read_image(index), "index": index, "corrupt": ()}
+            image = self._dataset.read(index).image  # an object that can't be is found, too
         except (ImageError, OSError) as error:
-            image = np.zeros((*self._data.size(index), 3), np.uint8)
-            return {"image": image, "index": index, "corrupt": (reason(error),)}
+            image = np.zeros((64, 64, 3), np.uint8)
+            corrupt = (reason(error),)
+        height, width = image.shape[:2]
+        return {"views": self._views(image), "size": (height, width), "corrupt": corrupt}

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from internimage.tasks.detection.cases import Case
 from internimage.tasks.detection.coco_metrics import coco_report, lvis_report
 from internimage.tasks.detection.crowd_metrics import crowd_report
+from internimage.tasks.detection.layouts import Metric
 from internimage.tasks.detection.open_images_metrics import open_images_report
 from internimage.tasks.detection.report import Report
 from internimage.tasks.detection.voc_metrics import voc_report
-
-Metric = Literal["coco", "lvis", "voc", "crowd_human", "open_images"]
 
 
 def headline(metric: Metric, *, masks: bool) -> str:

@@ -15,12 +15,13 @@ from internimage.tasks.detection.objects import Found, Objects
 from internimage.tasks.detection.report import ClassScores, Report, mean_figures
 
 _IOU = 0.5
+_LAST_PIXEL = np.array((0, 0, 1, 1), np.float32)
 
 
 def voc_report(cases: Sequence[Case], num_classes: int) -> Report:
     """Both forms of VOC's average precision: the area under the curve (since 2010), and at 11 recalls (2007).
 
-    VOC's corners are pixels that belong to the box; ours are the box's edges, so sides are their differences.
+    VOC's corners are the pixels at the box's ends, and its layout keeps them so: sides are their differences plus 1.
 
     Raises:
         ValueError: no picture holds an object that counts.
@@ -38,7 +39,7 @@ def voc_report(cases: Sequence[Case], num_classes: int) -> Report:
 def _judge(found: Found, truth: Objects) -> Judged:
     """A detection is of the object that it overlaps most; right if that is not taken yet, ignored if difficult."""
     right, counted = np.zeros(len(found.boxes), bool), np.ones(len(found.boxes), bool)
-    overlap = overlaps(found.boxes, truth.boxes)
+    overlap = overlaps(found.boxes + _LAST_PIXEL, truth.boxes + _LAST_PIXEL)
     taken: NDArray[np.bool_] = np.zeros(len(truth.boxes), bool)
     if overlap.size:
         for row in np.argsort(-found.scores, kind="stable"):

@@ -14,14 +14,13 @@ from torch import nn
 
 from internimage.checkpoint import describe
 from internimage.tasks.images import Image
+from internimage.tasks.model_options import ModelFile, add_source_options, add_view_options, pair
 from internimage.tasks.resizing import Size
 from internimage.tasks.segmentation.class_names import Classes, classes_of, parse_classes, read_classes
 from internimage.tasks.segmentation.configs import get_config
 from internimage.tasks.segmentation.inference import Scorer, Sliding, predict_classes
 from internimage.tasks.segmentation.models import create_segmentor
 from internimage.tasks.segmentation.views import Views
-from internimage.tasks.training.run_directory import weights_file
-from internimage.weight_files import metadata
 
 # Names of lists of classes by the data sets of the official configurations.
 _CLASSES = {
@@ -83,27 +82,8 @@ def description(name: str, model: nn.Module, classes: Classes, views: Views) -> 
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model",
-        help="a name of internimage.tasks.segmentation.list_segmentors() "
-        f"({_DEFAULT_MODEL}, or what --checkpoint says of itself)",
-    )
-    parser.add_argument(
-        "--checkpoint", metavar="FILE", help="a run's folder, or weights; without it the released ones are downloaded"
-    )
-    parser.add_argument(
-        "--classes", type=Path, metavar="FILE", help="classes.json of a checkpoint that doesn't say (the model's)"
-    )
-    group = parser.add_argument_group("how the model looks at a picture (default: as in its official test)")
-    group.add_argument(
-        "--test-scale",
-        type=int,
-        nargs="*",
-        metavar="PIXELS",
-        help="bounds of its long and short side; none: its own size",
-    )
-    group.add_argument("--scales", type=float, nargs="+", metavar="FACTOR", help="of the views to average")
-    group.add_argument("--flip", action=argparse.BooleanOptionalAction, help="average with the mirrored views")
+    add_source_options(parser, "internimage.tasks.segmentation.list_segmentors", _DEFAULT_MODEL)
+    group = add_view_options(parser, "average")
     group.add_argument("--window", type=int, nargs="*", metavar="PIXELS", help="height and width; none: whole views")
     group.add_argument("--stride", type=int, nargs=2, metavar="PIXELS", help="between windows, down and across")
 
@@ -114,27 +94,17 @@ def load_from_arguments(arguments: argparse.Namespace, device: torch.device) -> 
     Raises:
         ValueError: options that contradict each other or the checkpoint.
     """
-    path = None if arguments.checkpoint is None else weights_file(Path(arguments.checkpoint))
-    written = metadata(path) if path is not None and path.is_file() and path.suffix == ".safetensors" else {}
-    name = arguments.model or written.get("segmentor", _DEFAULT_MODEL)
+    file = ModelFile(arguments.checkpoint)
+    name = arguments.model or file.written.get("segmentor", _DEFAULT_MODEL)
     config = get_config(name)
-    classes = _classes(arguments.classes, written, config.dataset)
-    if path is None:
-        model = create_segmentor(name, pretrained=True)
-    else:
-        source = path if path.exists() else arguments.checkpoint
-        model = create_segmentor(name, checkpoint=source, num_classes=len(classes.names))
-    if model.num_classes != len(classes.names):
-        raise ValueError(
-            f"{name} tells {model.num_classes} classes apart, the list of classes has {len(classes.names)}; give the "
-            "list that it was trained on as --classes FILE"
-        )
-    bounds = json.loads(written["test_scale"]) if "test_scale" in written else config.test_scale
-    bounds = _pair("--test-scale", arguments.test_scale, bounds)
+    classes = _classes(arguments.classes, file.written, config.dataset)
+    model = file.load(create_segmentor, name, len(classes))
+    bounds = json.loads(file.written["test_scale"]) if "test_scale" in file.written else config.test_scale
+    bounds = pair("--test-scale", arguments.test_scale, bounds)
     views = Views(bounds, tuple(arguments.scales or config.test_factors), config.divisor)
     mirrored = config.mirrored if arguments.flip is None else arguments.flip
-    window = _pair("--window", arguments.window, config.window)
-    stride = _pair("--stride", arguments.stride, config.window_stride if arguments.window is None else None)
+    window = pair("--window", arguments.window, config.window)
+    stride = pair("--stride", arguments.stride, config.window_stride if arguments.window is None else None)
     return Trained(model.eval().to(device), classes, views, mirrored, window, stride)
 
 
@@ -146,13 +116,3 @@ def _classes(given: Path | None, written: dict[str, str], dataset: str) -> Class
     if not dataset:
         raise ValueError("the weights don't say which classes they tell apart; give them as --classes FILE")
     return classes_of(_CLASSES[dataset])
-
-
-def _pair(option: str, given: list[int] | None, default: Size | list[int] | None) -> Size | None:
-    """Two numbers, or None where an option is given without any."""
-    numbers = default if given is None else given
-    if not numbers:
-        return None
-    if len(numbers) != 2 or min(numbers) < 1:
-        raise ValueError(f"{option} takes two numbers of at least 1, or none, got {list(numbers)}")
-    return numbers[0], numbers[1]

@@ -1,6 +1,5 @@
 """Samples depend on their index and seed alone; what can't be read is replaced and named."""
 
-import numpy as np
 import pytest
 import torch
 from detection_files import annotation, coco, image, put
@@ -9,6 +8,7 @@ from internimage.tasks.detection.augment import Augmentation, Crop, Scales
 from internimage.tasks.detection.batch import pad_images, read_target
 from internimage.tasks.detection.datasets import open_dataset, trainable
 from internimage.tasks.detection.loading import EvalSet, TrainSet, collate, orientations
+from internimage.tasks.detection.views import Views
 from internimage.tasks.images import read_image
 from internimage.tasks.training.distributed import Processes
 from internimage.tasks.training.feed import Feed
@@ -90,14 +90,15 @@ def test_pictures_and_masks_that_can_not_be_read_are_replaced_and_named(root):
     assert "RLE" in item["corrupt"][0]
 
 
-def test_pictures_are_evaluated_as_they_are_and_black_where_they_can_not_be_read(root):
+def test_pictures_are_seen_in_views_and_are_black_where_they_can_not_be_read(root):
     (root / "images/1.png").write_bytes(b"junk")
-    samples = EvalSet(open_dataset(root, "train"))
+    views = Views(None)
+    samples = EvalSet(open_dataset(root, "train"), views)
     assert len(samples) == 6
-    assert samples[4]["index"] == 4
-    assert np.array_equal(samples[4]["image"], read_image(root / "images/4.png"))
+    picture = read_image(root / "images/4.png")
+    assert samples[4]["size"] == picture.shape[:2]
+    assert torch.equal(samples[4]["views"][0], views(picture)[0])
     assert samples[4]["corrupt"] == ()
-    black = samples[1]
-    assert black["image"].shape == (60, 40, 3)
-    assert not black["image"].any()
-    assert "images/1.png: not a picture" in black["corrupt"][0]
+    black = samples[1]["views"][0]
+    assert torch.equal(black, black[:, :1, :1].expand_as(black))
+    assert "images/1.png: not a picture" in samples[1]["corrupt"][0]

@@ -37,6 +37,10 @@ def iou(a: list[float], b: list[float]) -> float:
 
 def voc_by_definition(cases: list[Case], label: int) -> tuple[float, float] | None:
     """Area under the curve and mean at 11 recalls, step by step over the ranked detections of one class."""
+
+    def overlap(a: list[float], b: list[float]) -> float:  # corners are pixels that belong to the box
+        return iou([a[0], a[1], a[2] + 1, a[3] + 1], [b[0], b[1], b[2] + 1, b[3] + 1])
+
     ranked = []
     positives = 0
     for number, one in enumerate(cases):
@@ -50,8 +54,8 @@ def voc_by_definition(cases: list[Case], label: int) -> tuple[float, float] | No
     for _, number, place in sorted(ranked):
         one, box = cases[number], cases[number].found.boxes[place].tolist()
         mine = [i for i, k in enumerate(one.truth.labels) if k == label]
-        nearest = max(mine, key=lambda i: iou(box, one.truth.boxes[i].tolist()), default=None)
-        if nearest is None or iou(box, one.truth.boxes[nearest].tolist()) < 0.5:
+        nearest = max(mine, key=lambda i: overlap(box, one.truth.boxes[i].tolist()), default=None)
+        if nearest is None or overlap(box, one.truth.boxes[nearest].tolist()) < 0.5:
             wrong += 1
         elif one.truth.ignored[nearest]:
             continue
