@@ -117,7 +117,7 @@ def main() -> None:
     recipe = replace(
         RECIPES["quick_masks" if arguments.masks else "quick"],
         epochs=arguments.epochs,
-        eval_epochs=max(1, arguments.epochs // 4),
+        eval_epochs=max(1, arguments.epochs // 2),
         detections=arguments.detections,
     )
     if not arguments.table:
