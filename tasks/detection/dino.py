@@ -138,7 +138,7 @@ class DINO(nn.Module):
         memory = self.encoder(self.neck(maps), image_size, sizes)
         selected = self.selection(memory)
         boxes = selected.boxes.detach()
-        queries = self.query_embed[: boxes.shape[1]].expand(len(boxes), -1, -1)
+        queries = self.query_embed[: boxes.shape[1]].expand(boxes.shape[0], -1, -1)
         mask = None
         if noisy is not None:
             mask = attention_mask(noisy, boxes.shape[1])

@@ -71,7 +71,7 @@ class QuerySelection(nn.Module):
         nn.init.xavier_uniform_(self.proj.weight)
 
     def forward(self, memory: Memory) -> Prediction:
-        proposals, valid = self._proposals(memory)
+        proposals, valid = self.proposals(memory)
         tokens = self.norm(self.proj(memory.tokens.masked_fill(~valid, 0.0)))
         logits = self.classifier(tokens)
         chosen = logits.amax(-1).topk(min(self.queries, logits.shape[1])).indices.unsqueeze(-1)
@@ -80,8 +80,8 @@ class QuerySelection(nn.Module):
         )
         return Prediction(logits, (self.box_branch(tokens) + proposals).sigmoid())
 
-    def _proposals(self, memory: Memory) -> tuple[Tensor, Tensor]:
-        """A box's logits for each token [N, S, 4], infinite where it is no proposal; and where it is [N, S, 1]."""
+    def proposals(self, memory: Memory) -> tuple[Tensor, Tensor]:
+        """The logits of a box at each token [N, S, 4], infinite where there is none; and where there is one [N, S, 1]."""
         sides = torch.cat(
             [
                 memory.centres.new_full((height * width, 2), SMALLEST_SIDE * 2**level)
