@@ -49,7 +49,7 @@ def small_dino(composite: bool = False, num_classes: int = 5, seed: int = 0, **o
 def small_dino_config(**changes: Any) -> DINOConfig:
     config = get_config("dino_internimage_atto_small")
     small = {"hidden_channels": 32, "encoder_layers": 1, "decoder_layers": 2, "queries": 30, "denoising_queries": 20}
-    return replace(config, **small, **changes)
+    return replace(config, **{**small, **changes})
 
 
 def images() -> list[Tensor]:
