@@ -43,7 +43,7 @@ def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
 def generalized_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Intersection over union, less the share of the enclosing box that is in neither (arXiv 1902.09630).
 
-    Shapes: [..., 4], [..., 4] of the same shape -> [...], from -1 to 1.
+    Shapes: [..., 4], [..., 4], which broadcast -> [...], from -1 to 1.
     """
     intersection, union = _intersection_and_union(boxes, others)
     hull = torch.cat((torch.minimum(boxes, others)[..., :2], torch.maximum(boxes, others)[..., 2:]), dim=-1)

@@ -24,7 +24,7 @@ class Detections(NamedTuple):
     counts: Tensor
 
     def of_each_image(self) -> list[dict[str, Tensor]]:
-        """"boxes", "scores" and "labels" of every image, without the padding."""
+        """ "boxes", "scores" and "labels" of every image, without the padding."""
         return [
             {"boxes": boxes[:count], "scores": scores[:count], "labels": labels[:count]}
             for boxes, scores, labels, count in zip(*self[:3], self.counts.tolist(), strict=True)

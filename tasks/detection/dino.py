@@ -26,6 +26,12 @@ from internimage.tasks.detection.dino_encoder import DINOEncoder
 from internimage.tasks.detection.dino_loss import detection_losses
 from internimage.tasks.detection.suppression import at_least_float32
 
+# How the official training treats some parameters, by their names here.
+CLASSIFIERS = ("classifier", "cls_branches.", "label_embed")  # parts of names that depend on the classes, official too
+LOWEST = ("encoder.level_embed",)  # learns as slowly as the stem where learning rates fall from layer to layer
+OFFSETS = ("attention.offsets.",)  # without weight decay; Objects365 models learn them 1000 times more slowly
+
+
 class DINO(nn.Module):
     """A backbone, its maps at one width, an encoder of them, and queries that become boxes with classes.
 
@@ -155,9 +161,7 @@ class DINO(nn.Module):
 
     def noisy_queries(self, truth: Sequence[Truth], sizes: Tensor) -> Queries:
         """Draw the denoising queries of images of these sizes [N, 2]."""
-        boxes = [
-            objects.boxes / image_sides(size, objects.boxes) for objects, size in zip(truth, sizes, strict=True)
-        ]
+        boxes = [objects.boxes / image_sides(size, objects.boxes) for objects, size in zip(truth, sizes, strict=True)]
         return noisy_queries([objects.labels for objects in truth], boxes, self.num_classes, self.denoising)
 
     def reset_classifier(self, num_classes: int) -> None:
@@ -199,7 +203,7 @@ class CompositeDINO(DINO):
         count, sizes = len(truth), images.sizes.repeat(2, 1)
         noisy = self.noisy_queries([*truth, *truth], sizes)
         both = self.predict(maps, images.image.shape[2:], sizes, noisy)
-        losses = {}
+        losses: dict[str, Tensor] = {}
         for suffix, weight, part in (("0_w0.5", 0.5, slice(count)), ("1", 1.0, slice(count, None))):
             of_part = detection_losses(both.part(part), truth, images.sizes, noisy)
             losses |= {name + suffix: weight * loss for name, loss in of_part.items()}

@@ -81,7 +81,7 @@ class QuerySelection(nn.Module):
         return Prediction(logits, (self.box_branch(tokens) + proposals).sigmoid())
 
     def proposals(self, memory: Memory) -> tuple[Tensor, Tensor]:
-        """The logits of a box at each token [N, S, 4], infinite where there is none; and where there is one [N, S, 1]."""
+        """The logits of a box for each token [N, S, 4], infinite where there is none; and where one is [N, S, 1]."""
         sides = torch.cat(
             [
                 memory.centres.new_full((height * width, 2), SMALLEST_SIDE * 2**level)

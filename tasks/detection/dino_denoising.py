@@ -89,8 +89,8 @@ def noisy_queries(
     moved = known_boxes + (noise.sizes + far) * noise.signs * half * settings.box_noise
     centred = to_centres(moved.clamp(0, 1))
     return Queries(
-        torch.stack([_padded(x, largest, -1) for x in changed.split(counts, dim=1)]),
-        torch.stack([_padded(x, largest, 0.5) for x in centred.split(counts, dim=1)]),
+        torch.stack([_padded(x, largest, -1) for x in torch.split(changed, counts, dim=1)]),
+        torch.stack([_padded(x, largest, 0.5) for x in torch.split(centred, counts, dim=1)]),
         groups,
     )
 

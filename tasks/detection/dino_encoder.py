@@ -78,10 +78,7 @@ class DINOEncoder(nn.Module):
         masks = [valid_pixels(sizes, image_size, shape) for shape in shapes]
         ratios = torch.stack([valid_share(mask, tokens) for mask in masks], dim=1)
         centres = torch.cat(
-            [
-                pixel_centres([shape], tokens) / ratios[:, level].view(-1, 1, 1, 2)
-                for level, shape in enumerate(shapes)
-            ],
+            [pixel_centres([shape], tokens) / ratios[:, level].view(-1, 1, 1, 2) for level, shape in enumerate(shapes)],
             dim=1,
         )
         padding = torch.cat([~mask.flatten(1) for mask in masks], dim=1)
@@ -111,7 +108,7 @@ def valid_pixels(sizes: Tensor, image_size: Sequence[int], map_size: Sequence[in
     """
     rows, columns = (
         F.interpolate((torch.arange(whole, device=sizes.device) < side).float().unsqueeze(1), size=length).squeeze(1)
-        for side, whole, length in zip(sizes.split(1, dim=1), image_size, map_size, strict=True)
+        for side, whole, length in zip(torch.split(sizes, 1, dim=1), image_size, map_size, strict=True)
     )
     return (rows.unsqueeze(2) * columns.unsqueeze(1)) > 0
 

@@ -41,7 +41,7 @@ def detection_losses(
     near = [noisy.matches(len(objects.labels)) for objects in truth]
     prefixes = [*(f"d{i}." for i in range(len(predictions.layers) - 1)), ""]
     matched = {"interm_": _precise(predictions.selected)}
-    losses = {}
+    losses: dict[str, Tensor] = {}
     with torch.autocast(sizes.device.type, enabled=False):  # sums over all queries are too large for float16
         for prefix, layer in zip(prefixes, predictions.layers, strict=True):
             layer = _precise(layer)
@@ -109,7 +109,7 @@ def matching_cost(class_logits: Tensor, boxes: Tensor, objects: Truth, size: Ten
     sides = image_sides(size, boxes)
     distance = torch.cdist(boxes, to_centres(objects.boxes / sides), p=1)
     corners = (to_corners(boxes) * sides).unsqueeze(1)
-    overlap = generalized_iou(*torch.broadcast_tensors(corners, objects.boxes))
+    overlap = generalized_iou(corners, objects.boxes)
     return CLASS_COST * (right - wrong) + L1_WEIGHT * distance - GIOU_WEIGHT * overlap
 
 

@@ -142,6 +142,8 @@ class MaskRCNN(nn.Module):
         if self.has_masks:
             rois = join_rois([result["boxes"] for result in results])
             drawn = self.roi_heads.draw_masks(maps, rois, torch.cat([result["labels"] for result in results]))
-            for index, (result, probabilities) in enumerate(zip(results, torch.split(drawn, detections.counts.tolist()), strict=True)):
+            for index, (result, probabilities) in enumerate(
+                zip(results, torch.split(drawn, detections.counts.tolist()), strict=True)
+            ):
                 result["masks"] = paste_masks(probabilities, result["boxes"], batch.size(index))
         return results

@@ -55,8 +55,8 @@ def create_detector(
         checkpoint: load this instead: whatever `internimage.load_checkpoint` reads.
         num_classes: without background; None: as many as the data set has. The small ones, which belong to no data
             set, need it.
-        **overrides: arguments of `InternImage` that replace the variant's. The drop path rate is 0 unless given here;
-            `get_config(name).drop_path_rate` is the official one.
+        **overrides: arguments of `InternImage`, or of `CompositeInternImage`, that replace the variant's. The drop path
+            rate is 0 unless given here; `get_config(name).drop_path_rate` is the official one.
 
     Raises:
         ValueError: an unknown name (the error lists the closest), one without released weights, `pretrained` together

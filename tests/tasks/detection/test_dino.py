@@ -8,9 +8,11 @@ from internimage.backbone import InternImageFeatures
 from internimage.tasks.detection import FixedSizeDetector
 from internimage.tasks.detection.batch import pad_images, read_targets
 from internimage.tasks.detection.boxes import pairwise_iou, to_corners
+from internimage.tasks.detection.dino import CLASSIFIERS, LOWEST, OFFSETS
 from internimage.tasks.detection.dino_denoising import DenoisingSettings, attention_mask, noisy_queries
 from internimage.tasks.detection.dino_encoder import valid_pixels
 from internimage.tasks.detection.models import on_backbone
+from internimage.tasks.training.layer_decay import dense_layer_decay_scale
 
 single_and_composite = pytest.mark.parametrize("composite", [False, True], ids=["single", "composite"])
 
@@ -181,6 +183,22 @@ def test_denoising_queries_change_nothing_for_the_others() -> None:
             torch.testing.assert_close(y[:, count:], x, rtol=1e-9, atol=1e-12)
             torch.testing.assert_close(z[:, 4:], y[:, 4:], rtol=1e-9, atol=1e-12)
             assert not torch.allclose(z[0, :4], y[0, :4], rtol=1e-6)
+
+
+@single_and_composite
+def test_the_official_training_treats_the_parameters_by_these_names(composite: bool) -> None:
+    model = small_dino(composite)
+    names = model.renames.to_official(model.state_dict())
+    for parts, official in ((OFFSETS, "sampling_offsets"), (CLASSIFIERS[:1], "cls_branches")):
+        ours = {name for name in names if any(part in name for part in parts)}
+        assert ours == {name for name in names if official in names[name]} != set()
+    assert [name for name in names if name.startswith(LOWEST)] == [n for n in names if "level_embeds" in names[n]]
+    scale = dense_layer_decay_scale((1, 1, 1, 1), 0.5, LOWEST)
+    scales = {name: scale(name) for name in names}
+    assert scales["encoder.level_embed"] == min(scales.values()) == 0.5**5
+    slow = {name for name, factor in scales.items() if factor < 1} - {"encoder.level_embed"}
+    assert bool(slow) != composite  # the official rules don't know the composite backbone's names
+    assert all(name.startswith("backbone.") for name in slow)
 
 
 def test_bad_targets_are_refused() -> None:
