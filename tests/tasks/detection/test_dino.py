@@ -60,6 +60,18 @@ def test_every_parameter_learns_from_images_with_and_without_objects(composite: 
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_losses_of_half_precision_are_finite_and_those_of_full_precision() -> None:
+    model = small_dino().train()
+    torch.manual_seed(0)
+    expected = model(images(), targets())
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(images(), targets())
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    total, wanted = (float(torch.stack(list(x.values())).sum().detach()) for x in (losses, expected))
+    assert total == pytest.approx(wanted, rel=0.1)
+
+
 @single_and_composite
 def test_images_without_objects_alone_have_the_same_losses_and_no_loss_of_boxes(composite: bool) -> None:
     model = small_dino(composite).train()
