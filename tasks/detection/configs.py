@@ -101,7 +101,7 @@ class TwoStageConfig(DetectorConfig):
 
 @dataclass(frozen=True)
 class DINOConfig(DetectorConfig):
-    """DINO.
+    """DINO. The official G names an MLP in four parts that its release doesn't hold; here it is whole, as all others.
 
     Attributes:
         composite: two backbones of the variant, the first of which feeds the second.
