@@ -12,6 +12,11 @@ from internimage.layouts import NamedState
 from internimage.variants import VARIANTS
 
 _SHOWN = 4
+_COMPOSITE = (
+    "assisting.",
+    "lead.",
+    "cb_modules.",
+)  # ours, and the official name, which a single backbone leaves as it is
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,9 @@ def _cause(mismatch: Mismatch, file: NamedState, model: Mapping[str, Tensor]) ->
     tensors = file.tensors
     if any(key.startswith("backbone.") for key in model):
         return _cause_in_whole(mismatch, file, model)
-    composite = ("assisting.", "lead.")
-    if _starts(tensors, composite) and not _starts(model, composite):
+    if _starts(tensors, _COMPOSITE) and not _starts(model, _COMPOSITE):
         return "the file holds the composite backbone CB-InternImage; load it into a CompositeInternImage"
-    if _starts(model, composite) and not _starts(tensors, composite):
+    if _starts(model, _COMPOSITE) and not _starts(tensors, _COMPOSITE):
         return "the model is the composite backbone CB-InternImage, the file holds a single one"
     if not set(tensors) & set(model):
         return "the file is of another architecture: no name in it is one of InternImage's"
@@ -80,6 +84,8 @@ def _cause_in_whole(mismatch: Mismatch, file: NamedState, model: Mapping[str, Te
         {key.removeprefix("backbone."): tensor for key, tensor in state.items() if key.startswith("backbone.")}
         for state in (file.tensors, model)
     )
+    if _starts(tensors, _COMPOSITE) != _starts(wanted, _COMPOSITE):
+        return "one of file and model has the composite backbone CB-InternImage, the other a single one"
     if cause := _cause_in_variant(tensors, wanted):
         return cause
     if any(not key.startswith("backbone.") for key in (*mismatch.missing, *mismatch.unexpected)):
@@ -92,12 +98,12 @@ def _cause_in_whole(mismatch: Mismatch, file: NamedState, model: Mapping[str, Te
 
 
 def _cause_in_objects(mismatch: Mismatch, file: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> str | None:
-    """A detector's classes, to which its classifier adds background."""
-    key = "roi_heads.box_heads.0.classifier.weight"
-    if key not in mismatch.misshapen:
-        return None
-    classes, wanted = (len(state[key]) - 1 for state in (file, model))
-    return f"the file has {classes} classes, the model {wanted}; create the model with num_classes={classes}"
+    """A detector's classes."""
+    for key, background in (("roi_heads.box_heads.0.classifier.weight", 1), ("label_embed", 0)):
+        if key in mismatch.misshapen:
+            classes, wanted = (len(state[key]) - background for state in (file, model))
+            return f"the file has {classes} classes, the model {wanted}; create the model with num_classes={classes}"
+    return None
 
 
 def _cause_in_variant(file: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> str | None:

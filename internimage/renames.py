@@ -77,7 +77,7 @@ _HEAD_TABLE = (
     ("head.metadata.norm.{p}", "meta_norm.{p}"),
     ("head.metadata.classifier.{p}", "meta_head.{p}"),
 )
-_COMPOSITE_TABLE = (
+COMPOSITE_TABLE: tuple[Row, ...] = (
     *prefixed(BACKBONE_TABLE, "assisting.", "cb_modules.0."),
     *prefixed(BACKBONE_TABLE, "lead.", "cb_modules.1."),
     ("gammas.{i}", "cb_modules.1.gamma{i}"),
@@ -139,5 +139,5 @@ def _rename(keys: Iterable[str], rules: _Rules) -> dict[str, str]:
     return renames
 
 
-INTERNIMAGE = Renames(BACKBONE_TABLE + _HEAD_TABLE + _COMPOSITE_TABLE)
+INTERNIMAGE = Renames(BACKBONE_TABLE + _HEAD_TABLE + COMPOSITE_TABLE)
 """Backbones, classifiers and the composite backbone."""

@@ -68,6 +68,23 @@ class Truth(NamedTuple):
     masks: Tensor | None
 
 
+def read_targets(
+    targets: Sequence[Mapping[str, Tensor]] | None, images: ImageBatch, num_classes: int, masks: bool
+) -> list[Truth]:
+    """What is told of the objects of each image; see `read_target`.
+
+    Raises:
+        ValueError: there is not one target for each image.
+    """
+    count = len(images.sizes)
+    if targets is None or len(targets) != count:
+        raise ValueError(
+            f"training needs a target for each of the {count} images, got {'none' if targets is None else len(targets)}"
+            "; call model.eval() to detect"
+        )
+    return [read_target(target, index, images, num_classes, masks) for index, target in enumerate(targets)]
+
+
 def read_target(target: Mapping[str, Tensor], index: int, images: ImageBatch, num_classes: int, masks: bool) -> Truth:
     """Check what is told of one image's objects and bring it to the batch's device, dtype and padded size.
 

@@ -17,6 +17,23 @@ def box_sides(boxes: Tensor) -> Tensor:
     return boxes[..., 2:] - boxes[..., :2]
 
 
+def to_centres(boxes: Tensor) -> Tensor:
+    """Corners [..., 4] -> centre x and y, width and height [..., 4]."""
+    return torch.cat((_centres(boxes), box_sides(boxes)), dim=-1)
+
+
+def to_corners(boxes: Tensor) -> Tensor:
+    """The inverse of `to_centres`."""
+    centres, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat((centres - half, centres + half), dim=-1)
+
+
+def image_sides(sizes: Tensor, like: Tensor) -> Tensor:
+    """Heights and widths of images [..., 2] -> what corners x1, y1, x2, y2 are to be divided by [..., 4]."""
+    height, width = sizes.to(like.dtype).unbind(-1)
+    return torch.stack((width, height, width, height), dim=-1)
+
+
 def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Intersection over union of each box with each other one: [K, 4], [M, 4] -> [K, M]."""
     intersection, union = _intersection_and_union(boxes[:, None], others)
@@ -26,7 +43,7 @@ def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
 def generalized_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Intersection over union, less the share of the enclosing box that is in neither (arXiv 1902.09630).
 
-    Shapes: [..., 4], [..., 4] of the same shape -> [...], from -1 to 1.
+    Shapes: [..., 4], [..., 4], which broadcast -> [...], from -1 to 1.
     """
     intersection, union = _intersection_and_union(boxes, others)
     hull = torch.cat((torch.minimum(boxes, others)[..., :2], torch.maximum(boxes, others)[..., 2:]), dim=-1)
@@ -49,8 +66,7 @@ def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
         boxes: [..., 4].
         sizes: height and width of the image, pixels: [..., 2], broadcast against the boxes.
     """
-    height, width = sizes.to(boxes.dtype).unbind(-1)
-    return torch.minimum(boxes.clamp(min=0), torch.stack((width, height, width, height), dim=-1))
+    return torch.minimum(boxes.clamp(min=0), image_sides(sizes, boxes))
 
 
 @dataclass(frozen=True)
@@ -74,8 +90,8 @@ class BoxCoder:
         deltas = deltas * deltas.new_tensor(self.stds)
         sides = box_sides(boxes)
         centres = _centres(boxes) + deltas[..., :2] * sides
-        half = sides * deltas[..., 2:].clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO).exp() / 2
-        return torch.cat((centres - half, centres + half), dim=-1)
+        sides = sides * deltas[..., 2:].clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO).exp()
+        return to_corners(torch.cat((centres, sides), dim=-1))
 
 
 def _centres(boxes: Tensor) -> Tensor:

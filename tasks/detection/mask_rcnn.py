@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from internimage.renames import BACKBONE_TABLE, Renames, prefixed
-from internimage.tasks.detection.batch import ImageBatch, Truth, pad_images, read_target
+from internimage.tasks.detection.batch import ImageBatch, Truth, pad_images, read_targets
+from internimage.tasks.detection.detections import Detections
 from internimage.tasks.detection.fpn import FPN
 from internimage.tasks.detection.masks import paste_masks
 from internimage.tasks.detection.pooling import join_rois, to_rois
-from internimage.tasks.detection.roi_heads import Detections, RoIHeads, StageTraining
+from internimage.tasks.detection.roi_heads import RoIHeads, StageTraining
 from internimage.tasks.detection.rpn import RPN, ProposalLimits, RPNTraining
 
 
@@ -94,14 +95,7 @@ class MaskRCNN(nn.Module):
         batch = pad_images(images)
         if not self.training:
             return self._found(batch)
-        if targets is None or len(targets) != len(images):
-            raise ValueError(
-                f"MaskRCNN: training needs a target for each of the {len(images)} images, got "
-                f"{'none' if targets is None else len(targets)}; call model.eval() to detect"
-            )
-        truth = [
-            read_target(target, index, batch, self.num_classes, self.has_masks) for index, target in enumerate(targets)
-        ]
+        truth = read_targets(targets, batch, self.num_classes, self.has_masks)
         return self.losses(batch, truth)
 
     def pyramid(self, image: Tensor) -> list[Tensor]:
@@ -123,6 +117,16 @@ class MaskRCNN(nn.Module):
     def draw(self, maps: Sequence[Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
         """Probabilities [K, 28, 28] of the pixels of any boxes [K, 4] of one image, for their labels [K]."""
         return self.roi_heads.draw_masks(maps, join_rois([boxes]), labels)
+
+    def find(self, image: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
+        """The objects in padded images, and with mask heads their masks; see `FixedSizeDetector`."""
+        maps = self.pyramid(image)
+        found = self.detect(maps, sizes)
+        if not self.has_masks:
+            return tuple(found)
+        rois = to_rois(found.boxes, found.counts)
+        masks = self.roi_heads.draw_masks(maps, rois, found.labels.flatten())
+        return (*found, masks.reshape(*found.labels.shape, *masks.shape[1:]))
 
     def losses(self, images: ImageBatch, truth: Sequence[Truth]) -> dict[str, Tensor]:
         """The losses of a padded batch; see `RPN.losses` and `RoIHeads.losses`."""
@@ -146,46 +150,12 @@ class MaskRCNN(nn.Module):
     def _found(self, batch: ImageBatch) -> list[dict[str, Tensor]]:
         maps = self.pyramid(batch.image)
         detections = self.detect(maps, batch.sizes)
-        counts = detections.counts.tolist()
-        results = [
-            {"boxes": boxes[:count], "scores": scores[:count], "labels": labels[:count]}
-            for boxes, scores, labels, count in zip(*detections[:3], counts, strict=True)
-        ]
+        results = detections.of_each_image()
         if self.has_masks:
             rois = join_rois([result["boxes"] for result in results])
             drawn = self.roi_heads.draw_masks(maps, rois, torch.cat([result["labels"] for result in results]))
-            for index, (result, probabilities) in enumerate(zip(results, torch.split(drawn, counts), strict=True)):
+            for index, (result, probabilities) in enumerate(
+                zip(results, torch.split(drawn, detections.counts.tolist()), strict=True)
+            ):
                 result["masks"] = paste_masks(probabilities, result["boxes"], batch.size(index))
         return results
-
-
-class FixedSizeDetector(nn.Module):
-    """A detector whose results have a fixed size, so that it compiles whole, exports, and can be packaged.
-
-    Shapes: image [N, 3, H, W], normalised and padded; sizes [N, 2], int64, height and width without padding, which is
-    none by default -> boxes [N, D, 4], scores [N, D], labels [N, D], counts [N], and with mask heads the masks'
-    probabilities over their boxes [N, D, 28, 28], for `paste_masks`. Rows of an image beyond its number in counts are
-    padding. The detections are those of the detector itself.
-    """
-
-    def __init__(self, detector: MaskRCNN) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, image: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
-        maps = self.detector.pyramid(image)
-        if sizes is None:
-            sizes = _whole_sizes(image)
-        found = self.detector.detect(maps, sizes)
-        if not self.detector.has_masks:
-            return tuple(found)
-        rois = to_rois(found.boxes, found.counts)
-        masks = self.detector.roi_heads.draw_masks(maps, rois, found.labels.flatten())
-        return (*found, masks.reshape(*found.labels.shape, *masks.shape[1:]))
-
-
-def _whole_sizes(image: Tensor) -> Tensor:
-    """[N, 2], height and width of images without padding, traceable where they are free."""
-    n, _, height, width = image.shape
-    sides = [torch.full((n, 1), side, device=image.device) for side in (height, width)]
-    return torch.cat(sides, dim=1)

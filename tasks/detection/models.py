@@ -7,11 +7,21 @@ from os import PathLike
 from typing import Any
 
 from internimage.backbone import InternImageFeatures
+from internimage.composite import CompositeInternImage
 from internimage.models import variant_arguments
 from internimage.tasks.detection.assign import Assigner
 from internimage.tasks.detection.box_head import BoxHead
 from internimage.tasks.detection.boxes import BoxCoder
-from internimage.tasks.detection.configs import BoxLossName, DetectorConfig, StageConfig, get_config
+from internimage.tasks.detection.configs import (
+    BoxLossName,
+    DetectorConfig,
+    DINOConfig,
+    StageConfig,
+    TwoStageConfig,
+    get_config,
+)
+from internimage.tasks.detection.dino import DINO, CompositeDINO
+from internimage.tasks.detection.dino_denoising import DenoisingSettings
 from internimage.tasks.detection.fpn import FPN
 from internimage.tasks.detection.losses import BoxLoss, delta_loss, giou_loss
 from internimage.tasks.detection.mask_head import MaskHead
@@ -35,7 +45,7 @@ def create_detector(
     checkpoint: str | PathLike[str] | None = None,
     num_classes: int | None = None,
     **overrides: Any,
-) -> MaskRCNN:
+) -> MaskRCNN | DINO:
     """Build a detector, an official one with its weights if wanted.
 
     Args:
@@ -45,8 +55,8 @@ def create_detector(
         checkpoint: load this instead: whatever `internimage.load_checkpoint` reads.
         num_classes: without background; None: as many as the data set has. The small ones, which belong to no data
             set, need it.
-        **overrides: arguments of `InternImage` that replace the variant's. The drop path rate is 0 unless given here;
-            `get_config(name).drop_path_rate` is the official one.
+        **overrides: arguments of `InternImage`, or of `CompositeInternImage`, that replace the variant's. The drop path
+            rate is 0 unless given here; `get_config(name).drop_path_rate` is the official one.
 
     Raises:
         ValueError: an unknown name (the error lists the closest), one without released weights, `pretrained` together
@@ -67,20 +77,48 @@ def create_detector(
     )
 
 
-def build_detector(config: DetectorConfig, num_classes: int, **overrides: Any) -> MaskRCNN:
+def build_detector(config: DetectorConfig, num_classes: int, **overrides: Any) -> MaskRCNN | DINO:
     """The model of a configuration, freshly initialised; see `create_detector`."""
     arguments = variant_arguments(VARIANTS[config.variant], dense=True) | overrides
+    if isinstance(config, DINOConfig) and config.composite:
+        del arguments["head"]
+        return on_backbone(CompositeInternImage(**arguments), config, num_classes)
     return on_backbone(InternImageFeatures(**arguments), config, num_classes)
 
 
-def on_backbone(backbone: Any, config: DetectorConfig, num_classes: int) -> MaskRCNN:
+def on_backbone(backbone: Any, config: DetectorConfig, num_classes: int) -> MaskRCNN | DINO:
     """The heads of a configuration on any backbone.
 
     Args:
         backbone: image -> maps [N, C_i, H_i, W_i], strides 4 to 32; `feature_info.channels()` tells C_i, as timm's do.
+            For a composite DINO it returns two lists of maps.
         config: of the heads.
         num_classes: without background.
     """
+    if isinstance(config, DINOConfig):
+        return _dino(backbone, config, num_classes)
+    if isinstance(config, TwoStageConfig):
+        return _mask_rcnn(backbone, config, num_classes)
+    raise TypeError(f"expected a DINOConfig or a TwoStageConfig, got {type(config).__name__}")
+
+
+def _dino(backbone: Any, config: DINOConfig, num_classes: int) -> DINO:
+    kind = CompositeDINO if config.composite else DINO
+    return kind(
+        backbone,
+        backbone.feature_info.channels()[-3:],
+        num_classes,
+        channels=config.channels,
+        hidden_channels=config.hidden_channels,
+        encoder_layers=config.encoder_layers,
+        decoder_layers=config.decoder_layers,
+        queries=config.queries,
+        per_image=config.per_image,
+        denoising=DenoisingSettings(config.denoising_queries),
+    )
+
+
+def _mask_rcnn(backbone: Any, config: TwoStageConfig, num_classes: int) -> MaskRCNN:
     channels = config.channels
     box_heads = [
         BoxHead(
@@ -108,7 +146,7 @@ def on_backbone(backbone: Any, config: DetectorConfig, num_classes: int) -> Mask
     )
 
 
-def training_settings(config: DetectorConfig) -> DetectorTraining:
+def training_settings(config: TwoStageConfig) -> DetectorTraining:
     """How the heads of a configuration are trained."""
     cascade = len(config.stages) > 1
     return DetectorTraining(

@@ -16,6 +16,7 @@ from internimage.tasks.detection.assign import Assigner
 from internimage.tasks.detection.batch import ImageBatch, Truth
 from internimage.tasks.detection.box_head import BoxHead
 from internimage.tasks.detection.boxes import clip_boxes
+from internimage.tasks.detection.detections import Detections
 from internimage.tasks.detection.losses import BoxLoss, mask_loss
 from internimage.tasks.detection.mask_head import MaskHead
 from internimage.tasks.detection.masks import mask_targets
@@ -23,22 +24,6 @@ from internimage.tasks.detection.pooling import join_rois, pool_regions, to_rois
 from internimage.tasks.detection.rpn import Proposals
 from internimage.tasks.detection.sampling import sample
 from internimage.tasks.detection.suppression import keep_best
-
-
-class Detections(NamedTuple):
-    """The objects found, best first; those of an image beyond its number in `counts` are padding.
-
-    Attributes:
-        boxes: [N, D, 4], in pixels of the padded image; 0 as padding.
-        scores: [N, D], probabilities; -1 as padding.
-        labels: [N, D], int64; 0 as padding.
-        counts: [N].
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    counts: Tensor
 
 
 @dataclass(frozen=True)

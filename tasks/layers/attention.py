@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from internimage.renames import Row
 
 
 class MultiheadAttention(nn.Module):
@@ -20,6 +23,11 @@ class MultiheadAttention(nn.Module):
         channels: C, a multiple of `heads`.
         heads: each attends with its share of the channels.
     """
+
+    renames: ClassVar[tuple[Row, ...]] = (
+        ("in_proj_{p}", "attn.in_proj_{p}"),
+        ("out_proj.{p}", "attn.out_proj.{p}"),
+    )
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -55,6 +63,11 @@ class MultiheadAttention(nn.Module):
 class FeedForward(nn.Module):
     """Two linear layers with a ReLU between them: [..., channels] -> the same."""
 
+    renames: ClassVar[tuple[Row, ...]] = (
+        ("fc1.{p}", "layers.0.0.{p}"),
+        ("fc2.{p}", "layers.1.{p}"),
+    )
+
     def __init__(self, channels: int, hidden_channels: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(channels, hidden_channels)
@@ -77,13 +90,17 @@ def sine_position_encoding(valid: Tensor, channels: int, dtype: torch.dtype, *, 
     Returns:
         [N, channels, H, W].
     """
-    half = channels // 2
     precise = torch.promote_types(dtype, torch.float32)
-    exponent = torch.arange(0, half, 2, device=valid.device, dtype=precise) / half
     encodings = []
     for axis in (1, 2):
         place = valid.cumsum(axis, dtype=precise)
-        place = place / (place.narrow(axis, place.shape[axis] - 1, 1) + 1e-6) * (2 * math.pi)
-        angle = place.unsqueeze(-1) / temperature**exponent
-        encodings.append(torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2))
+        place = place / (place.narrow(axis, place.shape[axis] - 1, 1) + 1e-6)
+        encodings.append(sine_encoding(place, channels // 2, temperature))
     return torch.cat(encodings, dim=-1).permute(0, 3, 1, 2).to(dtype)
+
+
+def sine_encoding(place: Tensor, channels: int, temperature: float = 10000.0) -> Tensor:
+    """Sines and cosines of numbers [...] from 0 to 1, in turns: [..., channels], an even number of channels."""
+    exponent = torch.arange(0, channels, 2, device=place.device, dtype=place.dtype) / channels
+    angle = (place * (2 * math.pi)).unsqueeze(-1) / temperature**exponent
+    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)

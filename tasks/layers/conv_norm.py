@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 
 class ConvNorm(nn.Module):
-    """Convolution that keeps the size of the map, norm, and ReLU where wanted.
+    """Convolution, norm, and ReLU where wanted.
 
-    Shapes: [N, in_channels, H, W] -> [N, out_channels, H, W].
+    Shapes: [N, in_channels, H, W] -> [N, out_channels, ceil(H / stride), ceil(W / stride)].
 
     Args:
         in_channels: of the map.
         out_channels: of the result.
         kernel_size: odd.
+        stride: of the convolution.
         norm: what normalises `out_channels` channels: `nn.BatchNorm2d(out_channels)`, or a GroupNorm.
         relu: end with a ReLU.
         bias: add one to the convolution, which the norm makes superfluous; some official files have one all the same.
@@ -29,12 +30,13 @@ class ConvNorm(nn.Module):
         out_channels: int,
         kernel_size: int = 1,
         *,
+        stride: int = 1,
         norm: nn.Module | None = None,
         relu: bool = True,
         bias: bool = False,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=bias)
         self.norm = nn.BatchNorm2d(out_channels) if norm is None else norm
         self.relu = relu
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
@@ -44,6 +46,11 @@ class ConvNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.conv(x))
         return F.relu(x) if self.relu else x
+
+
+def flatten(x: Tensor) -> Tensor:
+    """[N, C, H, W] -> [N, H * W, C]."""
+    return x.flatten(2).mT
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from internimage.ops import multi_scale_deformable_attention
+from internimage.renames import Row, prefixed
 from internimage.tasks.layers.attention import FeedForward
 
 Sizes = Sequence[tuple[int, int]]  # height and width of each level
@@ -23,6 +25,13 @@ class DeformableAttention(nn.Module):
         levels: maps that are looked at.
         points: places in each of them.
     """
+
+    renames: ClassVar[tuple[Row, ...]] = (
+        ("offsets.{p}", "sampling_offsets.{p}"),
+        ("weights.{p}", "attention_weights.{p}"),
+        ("value_proj.{p}", "value_proj.{p}"),
+        ("output_proj.{p}", "output_proj.{p}"),
+    )
 
     def __init__(self, channels: int, heads: int = 8, *, levels: int = 4, points: int = 4) -> None:
         super().__init__()
@@ -97,6 +106,13 @@ class DeformableEncoderLayer(nn.Module):
         levels: maps.
         points: places in each map that a head looks at.
     """
+
+    renames: ClassVar[tuple[Row, ...]] = (
+        *prefixed(DeformableAttention.renames, "attention.", "attentions.0."),
+        ("attention_norm.{p}", "norms.0.{p}"),
+        *prefixed(FeedForward.renames, "ffn.", "ffns.0."),
+        ("ffn_norm.{p}", "norms.1.{p}"),
+    )
 
     def __init__(self, channels: int, heads: int, hidden_channels: int, *, levels: int, points: int) -> None:
         super().__init__()

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from internimage.renames import Row, prefixed
 from internimage.tasks.layers.attention import FeedForward, MultiheadAttention
-from internimage.tasks.layers.conv_norm import resize
-from internimage.tasks.segmentation.pixel_decoder import PixelDecoder, flatten, position_of
+from internimage.tasks.layers.conv_norm import flatten, resize
+from internimage.tasks.segmentation.pixel_decoder import PixelDecoder, position_of
 
 
 class MaskPrediction(NamedTuple):
@@ -83,14 +83,11 @@ class Mask2FormerHead(nn.Module):
         *prefixed(PixelDecoder.renames, "pixel_decoder.", "pixel_decoder."),
         *prefixed(
             (
-                ("cross_attention.in_proj_{p}", "attentions.0.attn.in_proj_{p}"),
-                ("cross_attention.out_proj.{p}", "attentions.0.attn.out_proj.{p}"),
+                *prefixed(MultiheadAttention.renames, "cross_attention.", "attentions.0."),
                 ("cross_norm.{p}", "norms.0.{p}"),
-                ("self_attention.in_proj_{p}", "attentions.1.attn.in_proj_{p}"),
-                ("self_attention.out_proj.{p}", "attentions.1.attn.out_proj.{p}"),
+                *prefixed(MultiheadAttention.renames, "self_attention.", "attentions.1."),
                 ("self_norm.{p}", "norms.1.{p}"),
-                ("ffn.fc1.{p}", "ffns.0.layers.0.0.{p}"),
-                ("ffn.fc2.{p}", "ffns.0.layers.1.{p}"),
+                *prefixed(FeedForward.renames, "ffn.", "ffns.0."),
                 ("ffn_norm.{p}", "norms.2.{p}"),
             ),
             "decoder.{i}.",

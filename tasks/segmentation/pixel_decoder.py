@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from internimage.renames import Row, prefixed
 from internimage.tasks.layers.attention import sine_position_encoding
-from internimage.tasks.layers.conv_norm import ConvNorm, resize
+from internimage.tasks.layers.conv_norm import ConvNorm, flatten, resize
 from internimage.tasks.layers.deformable_attention import DeformableEncoderLayer, pixel_centres
 
 GROUPS = 32  # of every GroupNorm
@@ -35,20 +35,7 @@ class PixelDecoder(nn.Module):
         ("inputs.{i}.conv.{p}", "input_convs.{i}.conv.{p}"),
         ("inputs.{i}.norm.{p}", "input_convs.{i}.gn.{p}"),
         ("level_embed", "level_encoding.weight"),
-        *prefixed(
-            (
-                ("attention.offsets.{p}", "attentions.0.sampling_offsets.{p}"),
-                ("attention.weights.{p}", "attentions.0.attention_weights.{p}"),
-                ("attention.value_proj.{p}", "attentions.0.value_proj.{p}"),
-                ("attention.output_proj.{p}", "attentions.0.output_proj.{p}"),
-                ("attention_norm.{p}", "norms.0.{p}"),
-                ("ffn.fc1.{p}", "ffns.0.layers.0.0.{p}"),
-                ("ffn.fc2.{p}", "ffns.0.layers.1.{p}"),
-                ("ffn_norm.{p}", "norms.1.{p}"),
-            ),
-            "encoder.{i}.",
-            "encoder.layers.{i}.",
-        ),
+        *prefixed(DeformableEncoderLayer.renames, "encoder.{i}.", "encoder.layers.{i}."),
         ("lateral.conv.{p}", "lateral_convs.0.conv.{p}"),
         ("lateral.norm.{p}", "lateral_convs.0.gn.{p}"),
         ("output.conv.{p}", "output_convs.0.conv.{p}"),
@@ -103,11 +90,6 @@ class PixelDecoder(nn.Module):
         fine = self.lateral(finest)
         fine = self.output(fine + resize(encoded[-1], fine.shape[2:]))
         return self.pixel_embed(fine), encoded
-
-
-def flatten(x: Tensor) -> Tensor:
-    """[N, C, H, W] -> [N, H * W, C]."""
-    return x.flatten(2).mT
 
 
 def position_of(x: Tensor) -> Tensor:

@@ -5,10 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from small_detectors import METHODS, small_detector
-from torch import Tensor, nn
+from small_detectors import METHODS, Convolutions, images, small_detector, targets
 
-from internimage.features import FeatureInfo
 from internimage.tasks.detection import FixedSizeDetector
 from internimage.tasks.detection.batch import pad_images
 from internimage.tasks.detection.boxes import pairwise_iou
@@ -17,21 +15,6 @@ from internimage.tasks.detection.masks import paste_masks
 from internimage.tasks.detection.models import on_backbone
 
 each_method = pytest.mark.parametrize("method", METHODS)
-
-
-def images() -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(3, *size, generator=generator) for size in ((70, 100), (96, 64))]
-
-
-def targets(num_classes: int = 5) -> list[dict[str, Tensor]]:
-    """Two rectangles, and an image without objects."""
-    boxes = torch.tensor([[10.0, 12.0, 50.0, 60.0], [40.0, 5.0, 95.0, 45.0]])
-    masks = torch.zeros(2, 70, 100, dtype=torch.uint8)
-    for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
-        mask[y1:y2, x1:x2] = 1
-    none = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long(), "masks": torch.zeros(0, 96, 64)}
-    return [{"boxes": boxes, "labels": torch.tensor([0, num_classes - 1]), "masks": masks}, none]
 
 
 @each_method
@@ -158,24 +141,6 @@ def test_what_is_missing_is_told() -> None:
         model.eval()([])
     with pytest.raises(ValueError, match=r"got \[1, 3, 8, 8\] at index 0"):
         model([torch.zeros(1, 3, 8, 8)])
-
-
-class Convolutions(nn.Module):
-    """A backbone that exports quickly."""
-
-    feature_info = FeatureInfo([{"num_chs": 8}] * 4)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(
-            nn.Conv2d(8 if i else 3, 8, kernel_size=3, stride=2 if i else 4, padding=1) for i in range(4)
-        )
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        maps = [image]
-        for conv in self.convs:
-            maps.append(conv(maps[-1]).relu())
-        return maps[1:]
 
 
 @torch.no_grad()
