@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from internimage.tasks.detection.detections import Detections
 from internimage.tasks.detection.metrics import headline
 from internimage.tasks.detection.recipes import RECIPES, DetectionRecipe
-from internimage.tasks.detection.roi_heads import Detections
 from internimage.tasks.detection.train import build_model, train
 from internimage.tasks.training.distributed import Processes
 

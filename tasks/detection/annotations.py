@@ -87,11 +87,13 @@ class Annotations:
         areas = np.where(np.isnan(areas), sizes, areas)
         return Objects(boxes, self.labels[rows], self.ignored[rows], areas, masks)
 
+    def labels_in(self, index: int) -> NDArray[np.int64]:
+        return self.labels[slice(*self.ends[index : index + 2].tolist())]
+
     def verified(self, index: int) -> Verified | None:
         if self.checked is None or self.not_exhaustive is None:
             return None
-        present = self.labels[slice(*self.ends[index : index + 2].tolist())]
-        checked = np.union1d(present, self.checked[index]).astype(np.int64)
+        checked = np.union1d(self.labels_in(index), self.checked[index]).astype(np.int64)
         return Verified(checked, np.unique(self.not_exhaustive[index]).astype(np.int64))
 
 

@@ -63,6 +63,7 @@ class DetectorConfig:
         channels: of pyramid and heads.
         hidden_channels: of the fully connected layers.
         test_scale: long and short side that bound the test image, pixels; the shape of the image is kept.
+        per_image: detections of an image, at most.
     """
 
     name: str
@@ -75,6 +76,7 @@ class DetectorConfig:
     channels: int = 256
     hidden_channels: int = 1024
     test_scale: tuple[int, int] = (1333, 800)
+    per_image: int = 100
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,6 @@ class DINOConfig(DetectorConfig):
         decoder_layers: how many.
         queries: objects of an image at most.
         denoising_queries: that are added in training.
-        per_image: detections of an image.
     """
 
     hidden_channels: int = 2048

@@ -103,6 +103,10 @@ class DetectionData:
         except ValueError as error:
             raise ImageError(f"{self._root / self.name(index)}: its annotations can't be used: {error}") from error
 
+    def labels(self, index: int) -> NDArray[np.int64]:
+        """[G], of the objects of a picture, ignored ones included."""
+        return self._annotations.labels_in(index)
+
     def verified(self, index: int) -> Verified | None:
         """The classes that were looked for in a picture; None: all of them."""
         return self._annotations.verified(index)

@@ -5,6 +5,7 @@ A picture that can't be read doesn't stop the work: items and batches name it un
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -52,15 +53,24 @@ class TrainSet(torch.utils.data.Dataset[Item]):
         indices: of the pictures that are trained on; see `trainable`.
         augmentation: of each sample.
         masks: whether they are learned.
+        by_class: a sample is a picture of a class that is drawn first, so that rare classes are seen as often as
+            frequent ones; the place in the indices that is asked for doesn't matter then.
     """
 
     def __init__(
-        self, data: DetectionData, indices: NDArray[np.int64], augmentation: Augmentation, *, masks: bool
+        self,
+        data: DetectionData,
+        indices: NDArray[np.int64],
+        augmentation: Augmentation,
+        *,
+        masks: bool,
+        by_class: bool = False,
     ) -> None:
         self._data = data
         self._indices = indices
         self._augmentation = augmentation
         self._masks = masks
+        self._places = places_of_classes(data, indices) if by_class else []
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -72,6 +82,9 @@ class TrainSet(torch.utils.data.Dataset[Item]):
             ImageError: neither this picture nor the 99 after it can be read; the message names them.
         """
         index, seed = key
+        if self._places:
+            rng = np.random.default_rng((seed, 1))  # another one than that of the augmentation
+            index = int(rng.choice(self._places[rng.integers(len(self._places))]))
         (image, target), corrupt = first_readable(lambda place: self._draw(place, seed), index, len(self))
         return {"image": image, "target": target, "corrupt": tuple(corrupt)}
 
@@ -92,6 +105,15 @@ def collate(items: Sequence[Item]) -> Batch:
         "target": [item["target"] for item in items],
         "corrupt": tuple(name for item in items for name in item["corrupt"]),
     }
+
+
+def places_of_classes(data: DetectionData, indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """For each class that occurs, where in the indices the pictures with objects of it stand."""
+    places: dict[int, list[int]] = defaultdict(list)
+    for place, index in enumerate(indices.tolist()):
+        for label in np.unique(data.labels(index)).tolist():
+            places[label].append(place)
+    return [np.array(places[label]) for label in sorted(places)]
 
 
 def orientations(data: DetectionData, indices: NDArray[np.int64]) -> bytes:

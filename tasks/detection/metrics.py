@@ -26,7 +26,12 @@ def headline(metric: Metric, *, masks: bool) -> str:
 
 
 def judge(
-    metric: Metric, cases: Sequence[Case], num_classes: int, *, limit: int, image_counts: Sequence[int] | None = None
+    metric: Metric,
+    cases: Sequence[Case],
+    num_classes: int,
+    *,
+    limit: int | None = None,
+    image_counts: Sequence[int] | None = None,
 ) -> Report:
     """What a data set's metric says.
 
@@ -34,7 +39,7 @@ def judge(
         metric: of the data set.
         cases: its pictures.
         num_classes: that there are.
-        limit: of detections of a picture that count.
+        limit: of detections of a picture that count; None: as many as the data set's authors count.
         image_counts: of LVIS, see `lvis_report`.
 
     Raises:
@@ -43,9 +48,9 @@ def judge(
     masks = any(case.found.masks is not None for case in cases) and all(case.truth.masks is not None for case in cases)
     match metric:
         case "coco":
-            return coco_report(cases, num_classes, masks=masks, limit=limit)
+            return coco_report(cases, num_classes, masks=masks, limit=limit or 100)
         case "lvis":
-            return lvis_report(cases, num_classes, masks=masks, limit=limit, image_counts=image_counts)
+            return lvis_report(cases, num_classes, masks=masks, limit=limit or 300, image_counts=image_counts)
         case "voc":
             return voc_report(cases, num_classes)
         case "crowd_human":

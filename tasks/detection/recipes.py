@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from internimage.tasks.detection.augment import Augmentation, Crop, Scales
-from internimage.tasks.detection.configs import CONFIGS, DetectorConfig, get_config
+from internimage.tasks.detection.configs import CONFIGS, DetectorConfig, DINOConfig, TwoStageConfig, get_config
 from internimage.tasks.training.recipe import Recipe, value
 
 
@@ -40,7 +40,10 @@ class DetectionRecipe(Recipe):
         "none", help="what --init gives the heads: nothing, all, or all but the classifiers"
     )
     test_scale: tuple[int, ...] = value((), help="long and short side that bound test images, pixels; none: MODEL's")
-    detections: int = value(100, help="of an image, at most, in evaluation")
+    detections: int | None = value(None, help="of an image, at most, in evaluation; none: MODEL's")
+    by_class: bool = value(False, help="draw a class, then a picture of it, so that rare ones are seen as often")
+    backbone_lr: float = value(1.0, help="factor of the learning rates of the backbone")
+    offset_lr: float = value(1.0, help="factor of those of DINO's sampling offsets")
     sync_batch_norm: bool = value(True, help="batch statistics over all processes")
 
     def __post_init__(self) -> None:
@@ -48,7 +51,7 @@ class DetectionRecipe(Recipe):
         self._check("short_sides", len(self.short_sides) > 0 and min(self.short_sides) >= 32, "at least 32 each")
         self._check("long_side", self.long_side >= max(self.short_sides), "at least --short-sides")
         self._check("crop", len(self.crop) in (0, 2), "two sides, or nothing")
-        self._check("detections", self.detections >= 1, "at least 1")
+        self._check("detections", self.detections is None or self.detections >= 1, "at least 1")
         self._check("test_scale", len(self.test_scale) in (0, 2), "two sides, or nothing")
         get_config(self.model)
         self.augmentation()
@@ -107,23 +110,71 @@ _CROWD_HUMAN: dict[str, Any] = {
     "layer_decay": 0.94,
     "batch_size": 128,
 }
+_DINO: dict[str, Any] = {"weight_decay": 1e-4, "layer_decay": 0.90, "clip_norm": 0.1}
+_DINO_COCO: dict[str, Any] = {
+    **_DINO,
+    "layout": "coco",
+    "epochs": 12,
+    "lr_drops": (11,),
+    **{name: _LENGTHS["3x"][name] for name in ("short_sides", "crop")},
+    "crop_long_side": 4200,
+    "empty_crops": False,
+}
+# From Objects365, without drops. How many images a step has is not published: our choice.
+_DINO_TUNED: dict[str, Any] = {
+    **_DINO,
+    "layer_decay": 0.94,
+    "offset_lr": 1e-3,
+    "grad_checkpointing": True,
+    "long_side": 2000,
+    "short_sides": tuple(range(600, 1201)),
+}
+_TUNED_ON: dict[str, dict[str, Any]] = {
+    "COCO": {"layout": "coco", "steps": 20_000, "short_sides": tuple(range(600, 1801))},
+    "LVIS": {"layout": "lvis", "steps": 80_000},
+    "OpenImages": {"layout": "open_images", "steps": 100_000, "by_class": True},
+    "Pascal VOC": {"layout": "voc", "steps": 20_000, "learning_rate": 5e-5},
+}
+# Where a configuration differs from its data set's row, by the end of its name.
+_EXCEPTIONS: dict[str, dict[str, Any]] = {
+    "_0.1x_backbone_lr": {"weight_decay": 0.05, "layer_decay": None, "backbone_lr": 0.1},
+    "_voc12": {"layout": "voc2012"},
+}
+# What training on Objects365 gave, by the data set that it is brought to. The release has CB-InternImage's files alone,
+# with the classes of COCO and of Pascal VOC; which file the others began with is our choice.
+_OBJECTS365 = "dino_4scale_cbinternimage_h_objects365"
+_FIRST_WEIGHTS = {
+    "COCO": {"init": f"{_OBJECTS365}_80classes", "init_head": "same"},
+    "LVIS": {"init": f"{_OBJECTS365}_80classes", "init_head": "fresh"},
+    "OpenImages": {"init": f"{_OBJECTS365}_80classes", "init_head": "fresh"},
+    "Pascal VOC": {"init": f"{_OBJECTS365}_20classes", "init_head": "same"},
+}
 
 
 def _official_recipes() -> Iterator[tuple[str, DetectionRecipe]]:
     for name, config in CONFIGS.items():
-        if not config.dataset:
-            continue
-        cascade = len(config.stages) > 1
-        length = "1x" if "_1x_" in name else "3x"
-        if config.dataset == "CrowdHuman":
-            values = _CROWD_HUMAN
-        else:
-            values = {"layout": "coco", **_LENGTHS[length], **(_CASCADES[length] if cascade else {})}
-        values = {**_COMMON, **values, "model": name}
-        # The release's pre-trained backbones.
-        values["init"] = f"{config.variant}.22k_384" if cascade else config.variant
-        values["warmup_lr"] = 1e-3 * values["learning_rate"]
-        yield name, DetectionRecipe(**values)
+        if config.dataset:
+            values = {**_COMMON, **_official_values(config), "model": name}
+            for end, exceptions in _EXCEPTIONS.items():
+                values |= exceptions if name.endswith(end) else {}
+            values["warmup_lr"] = 1e-3 * values["learning_rate"]
+            yield name, DetectionRecipe(**values)
+
+
+def _official_values(config: DetectorConfig) -> dict[str, Any]:
+    # The release's pre-trained backbones.
+    backbone = config.variant if config.variant[-2:] in ("_t", "_s", "_b") else f"{config.variant}.22k_384"
+    if isinstance(config, DINOConfig):
+        if "_objects365_" not in config.name:
+            checkpointing = {"grad_checkpointing": config.variant == "internimage_t"}
+            return {**_DINO_COCO, **checkpointing, "init": backbone}
+        first = _FIRST_WEIGHTS[config.dataset] if config.composite else {"init": f"{config.variant}.jointto22k_384"}
+        return {**_DINO_TUNED, **_TUNED_ON[config.dataset], **first}
+    if config.dataset == "CrowdHuman":
+        return {**_CROWD_HUMAN, "init": backbone}
+    length = "1x" if "_1x_" in config.name else "3x"
+    cascade = _CASCADES[length] if isinstance(config, TwoStageConfig) and len(config.stages) > 1 else {}
+    return {"layout": "coco", **_LENGTHS[length], **cascade, "init": backbone}
 
 
 # A few hundred images on a small machine, from scratch: our choice.
@@ -144,8 +195,19 @@ _SMALL = DetectionRecipe(
     eval_epochs=5,
 )
 
+# Training on Objects365, which the release leaves out: our choice.
+_PRETRAINING = DetectionRecipe(
+    model="dino_4scale_internimage_h_objects365_coco_ss",
+    init="internimage_h.jointto22k_384",
+    layout="objects365",
+    epochs=12,
+    **{**_COMMON, **_DINO_TUNED, "batch_size": 64, "lr_drops": (10,), "warmup_lr": 1e-7},
+)
+
 RECIPES: dict[str, DetectionRecipe] = {
     **dict(_official_recipes()),
+    "objects365_dino_h": _PRETRAINING,
     "quick": _SMALL,
+    "quick_dino": replace(_SMALL, model="dino_internimage_femto_small", learning_rate=5e-4, clip_norm=0.1),
     "quick_masks": replace(_SMALL, model="mask_rcnn_internimage_femto_small"),
 }

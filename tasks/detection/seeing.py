@@ -9,8 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from internimage.tasks.detection.detections import Detections
+from internimage.tasks.detection.dino import DINO
 from internimage.tasks.detection.mask_rcnn import MaskRCNN
-from internimage.tasks.detection.roi_heads import Detections
 
 
 @dataclass(frozen=True)
@@ -61,5 +62,7 @@ def see(model: nn.Module, image: Tensor) -> Seen:
 
 def limit_detections(model: nn.Module, count: int) -> None:
     """Let a model find up to so many objects in an image, where it can be told."""
-    if isinstance(model, MaskRCNN):
+    if isinstance(model, DINO):
+        model.per_image = count
+    elif isinstance(model, MaskRCNN):
         model.roi_heads.selection = replace(model.roi_heads.selection, per_image=count)

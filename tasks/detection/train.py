@@ -14,6 +14,7 @@ from torch.optim import AdamW
 
 from internimage.tasks.detection.class_names import Classes
 from internimage.tasks.detection.datasets import DetectionData, open_dataset, trainable
+from internimage.tasks.detection.dino import CLASSIFIERS, DINO, LOWEST, OFFSETS
 from internimage.tasks.detection.evaluate import Evaluation, evaluate, write_evaluation
 from internimage.tasks.detection.loading import TrainSet, collate, orientations
 from internimage.tasks.detection.mask_rcnn import MaskRCNN
@@ -45,7 +46,10 @@ their own layouts. The same command again goes on where it was interrupted.
 
 _CURVES = {"box_ap": "box AP", "mask_ap": "mask AP", "ap50": "AP50"}
 # Official names, and ours.
-_CLASSIFIERS = ("fc_cls.", "fc_reg.", "conv_logits.", "classifier.", *(f"box_heads.{i}.deltas." for i in range(3)))
+_CLASSIFIERS = (
+    *("fc_cls.", "fc_reg.", "conv_logits.", "classifier.", *(f"box_heads.{i}.deltas." for i in range(3))),
+    *CLASSIFIERS,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +96,7 @@ def train(
         recipe.batch_size,
         parts=recipe.accumulation * processes.world_size,
         seed=recipe.seed,
-        groups=orientations(training_data, indices) if recipe.grouped else b"",
+        groups=orientations(training_data, indices) if recipe.grouped and not recipe.by_class else b"",
     )
     directory = start_run(output, recipe, processes)
     if processes.is_main:
@@ -104,7 +108,7 @@ def train(
         task,
         model,
         partial(build_optimizer, recipe),
-        TrainSet(training_data, indices, recipe.augmentation(), masks=recipe.config.masks),
+        TrainSet(training_data, indices, recipe.augmentation(), masks=recipe.config.masks, by_class=recipe.by_class),
         order,
         collate=collate,
         recipe=recipe,
@@ -140,8 +144,10 @@ class DetectionTask:
 
     def evaluate(self, model: nn.Module) -> Figures:
         """The figures of the validation data, in [0, 1]."""
-        limit_detections(inner_model(model), self._recipe.detections)
-        trained = Trained(inner_model(model), self._classes, self._views, limit=self._recipe.detections)
+        recipe, detector = self._recipe, inner_model(model)
+        limit = recipe.detections or recipe.config.per_image
+        limit_detections(detector, limit)
+        trained = Trained(detector, self._classes, self._views, limit=limit, counted=recipe.detections)
         self._evaluation = evaluate(trained, self._data, self._processes, workers=self._recipe.workers)
         return dict(self._evaluation.report.figures)
 
@@ -152,7 +158,7 @@ class DetectionTask:
             write_evaluation(self._evaluation, self._data, self._directory.path)
 
 
-def build_model(recipe: DetectionRecipe, num_classes: int) -> MaskRCNN:
+def build_model(recipe: DetectionRecipe, num_classes: int) -> MaskRCNN | DINO:
     """The recipe's model on the CPU, initialised by its seed and from the weights that it names."""
     torch.manual_seed(recipe.seed)
     config = recipe.config
@@ -164,4 +170,11 @@ def build_model(recipe: DetectionRecipe, num_classes: int) -> MaskRCNN:
 
 def build_optimizer(recipe: DetectionRecipe, model: nn.Module) -> AdamW:
     """AdamW over the recipe's groups."""
-    return dense_adamw(model, recipe, recipe.config.variant)
+    return dense_adamw(
+        model,
+        recipe,
+        recipe.config.variant,
+        lowest=LOWEST,
+        undecayed=OFFSETS,
+        factors={"backbone.": recipe.backbone_lr, **dict.fromkeys(OFFSETS, recipe.offset_lr)},
+    )

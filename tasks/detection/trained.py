@@ -25,7 +25,6 @@ from internimage.tasks.model_options import ModelFile, add_source_options, add_v
 from internimage.tasks.resizing import Size
 
 _DEFAULT_MODEL = "mask_rcnn_internimage_t_fpn_1x_coco"
-_DEFAULT_LIMIT = 100
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ class Trained:
         views: what it sees of a picture.
         mirrored: whether it sees each view's mirror image as well.
         limit: of detections of a picture.
+        counted: detections of a picture that metrics count, at most; None: as many as each metric's authors do.
         merge: what makes one of several views, a name of `merging.MERGES`.
     """
 
@@ -45,7 +45,8 @@ class Trained:
     classes: Classes
     views: Views
     mirrored: bool = False
-    limit: int = _DEFAULT_LIMIT
+    limit: int = 100
+    counted: int | None = None
     merge: str = "nms"
 
     def predict(self, image: Image) -> Found:
@@ -83,7 +84,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-detections",
         type=int,
         metavar="N",
-        help=f"of a picture; metrics count as many ({_DEFAULT_LIMIT}, of LVIS 300)",
+        help="of a picture; metrics then count as many (the model's own, of which COCO's figures count 100)",
     )
 
 
@@ -98,16 +99,16 @@ def load_from_arguments(arguments: argparse.Namespace, device: torch.device) -> 
     file = ModelFile(arguments.checkpoint)
     name = arguments.model or file.written.get("detector", _DEFAULT_MODEL)
     config = get_config(name)
-    usual = 300 if config.dataset.startswith("LVIS") else _DEFAULT_LIMIT
-    limit = usual if arguments.max_detections is None else arguments.max_detections
-    if limit < 1:
-        raise ValueError(f"--max-detections must be at least 1, got {limit}")
+    counted = arguments.max_detections
+    if counted is not None and counted < 1:
+        raise ValueError(f"--max-detections must be at least 1, got {counted}")
+    limit = counted or config.per_image
     classes = _classes(arguments.classes, file.written, config.dataset)
     model = file.load(create_detector, name, len(classes))
     limit_detections(model, limit)
     bounds = json.loads(file.written["test_scale"]) if "test_scale" in file.written else config.test_scale
     views = Views(pair("--test-scale", arguments.test_scale, bounds), tuple(arguments.scales or (1.0,)))
-    return Trained(model.eval().to(device), classes, views, bool(arguments.flip), limit, arguments.merge)
+    return Trained(model.eval().to(device), classes, views, bool(arguments.flip), limit, counted, arguments.merge)
 
 
 def _classes(given: Path | None, written: dict[str, str], dataset: str) -> Classes:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Literal, Protocol, cast
 
 from torch import nn
 from torch.optim import AdamW
 
 from internimage import load_checkpoint
-from internimage.backbone import InternImageFeatures
+from internimage.backbone import InternImage, InternImageFeatures
 from internimage.checkpoint import Classifier, read_state_dict
 from internimage.tasks.training.batch_norm import synchronise_batch_norms
 from internimage.tasks.training.layer_decay import dense_layer_decay_scale
@@ -36,7 +37,7 @@ def prepare_to_train(
     """Give a model its first weights, freeze stages of its backbone, and so on, as a recipe says.
 
     Args:
-        model: freshly initialised; its backbone is an `InternImageFeatures`.
+        model: freshly initialised; its backbone is an `InternImageFeatures` or a `CompositeInternImage`.
         recipe: with the weights in `init`.
         init_head: what those give the heads: "none", nothing; "fresh", all but the classifiers; else all of them, see
             `load_checkpoint`.
@@ -47,6 +48,7 @@ def prepare_to_train(
     """
     backbone = cast(InternImageFeatures, model.backbone)
     whole = cast(nn.Module, model)
+    single = [module for module in backbone.modules() if isinstance(module, InternImage)]  # two of a composite one
     if recipe.init is not None:
         source = weights_file(Path(recipe.init)) if Path(recipe.init).exists() else recipe.init
         if init_head == "none":
@@ -59,14 +61,21 @@ def prepare_to_train(
             load_checkpoint(whole, source, classifier=init_head)
     backbone.set_grad_checkpointing(recipe.grad_checkpointing)
     for stage in recipe.frozen_stages:
-        for part in [backbone.stages[stage]] + ([backbone.stem] if stage == 0 else []):
-            part.requires_grad_(False)
+        for each in single:
+            for part in [each.stages[stage]] + ([each.stem] if stage == 0 else []):
+                part.requires_grad_(False)
     if recipe.sync_batch_norm:
         synchronise_batch_norms(whole)
 
 
 def dense_adamw(
-    model: nn.Module, recipe: Recipe, variant: str, *, lowest: Collection[str] = (), undecayed: Collection[str] = ()
+    model: nn.Module,
+    recipe: Recipe,
+    variant: str,
+    *,
+    lowest: Collection[str] = (),
+    undecayed: Collection[str] = (),
+    factors: Mapping[str, float] | None = None,
 ) -> AdamW:
     """AdamW over a recipe's groups.
 
@@ -76,9 +85,14 @@ def dense_adamw(
         variant: of the backbone.
         lowest: see `dense_layer_decay_scale`.
         undecayed: see `build_adamw`.
+        factors: of the learning rates of parameters, by parts of their names.
     """
-    options: dict[str, Any] = {}
-    if recipe.layer_decay is not None:
-        options["lr_scale"] = dense_layer_decay_scale(VARIANTS[variant].depths, recipe.layer_decay, lowest)
+    decay = 1.0 if recipe.layer_decay is None else recipe.layer_decay
+    of_layer = dense_layer_decay_scale(VARIANTS[variant].depths, decay, lowest)
+
+    def lr_scale(name: str) -> float:
+        further = [factor for part, factor in (factors or {}).items() if part in name]
+        return of_layer(name) * math.prod(further)
+
     peak = recipe.learning_rate * recipe.lr_factor
-    return build_adamw(model, peak, recipe.weight_decay, beta2=recipe.beta2, undecayed=undecayed, **options)
+    return build_adamw(model, peak, recipe.weight_decay, beta2=recipe.beta2, lr_scale=lr_scale, undecayed=undecayed)

@@ -1,8 +1,11 @@
 """Samples depend on their index and seed alone; what can't be read is replaced and named."""
 
+import json
+
 import pytest
 import torch
 from detection_files import annotation, coco, image, put
+from made_shapes import CATEGORY_IDS, make_shapes
 
 from internimage.tasks.detection.augment import Augmentation, Crop, Scales
 from internimage.tasks.detection.batch import pad_images, read_target
@@ -102,3 +105,16 @@ def test_pictures_are_seen_in_views_and_are_black_where_they_can_not_be_read(roo
     black = samples[1]["views"][0]
     assert torch.equal(black, black[:, :1, :1].expand_as(black))
     assert "images/1.png: not a picture" in samples[1]["corrupt"][0]
+
+
+def test_a_rare_class_is_drawn_as_often_as_a_frequent_one(tmp_path):
+    root = make_shapes(tmp_path / "shapes", {"train": 12})
+    path = root / "annotations/instances_train.json"
+    content = json.loads(path.read_text())
+    for row in content["annotations"]:
+        row["category_id"] = CATEGORY_IDS[row["image_id"] == 5]
+    path.write_text(json.dumps(content))
+    data = open_dataset(root, "train")
+    samples = TrainSet(data, trainable(data), SMALL, masks=False, by_class=True)
+    rare = sum(bool((samples[0, seed]["target"]["labels"] == 1).any()) for seed in range(200))
+    assert abs(rare - 100) < 4 * 50**0.5  # four deviations of the coin that it should be

@@ -5,11 +5,14 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from made_shapes import NAMES, make_shapes
+from safetensors.torch import load_file
+from small_detectors import small_dino
 
 from internimage import create_model, save_checkpoint
 from internimage.tasks import cli
@@ -17,7 +20,9 @@ from internimage.tasks.detection import create_detector
 from internimage.tasks.detection.recipes import RECIPES
 from internimage.tasks.detection.train import build_model, build_optimizer
 from internimage.tasks.images import read_image
+from internimage.tasks.training.run_directory import BEST
 
+COMPOSITE = Path(__file__).parents[2] / "composite_training.py"
 SMALL = "--model mask_rcnn_internimage_atto_small --batch-size 4 --epochs 12 --warmup-steps 5 --learning-rate 3e-3"
 SMALL += " --short-sides 64 80 --long-side 128 --test-scale 112 80 --ema-decay none --workers 0 --log-steps 1"
 SMALL += " --eval-epochs 12 --save-steps 100"
@@ -85,6 +90,40 @@ def test_two_processes_learn_from_pictures_with_and_without_objects(tmp_path, st
     assert "mask_ap" in json.loads((tmp_path / "run" / "metrics.json").read_text())
 
 
+def test_dino_trains_by_the_same_command(shapes, tmp_path, capsys):
+    options = "--model dino_internimage_atto_small --epochs 3 --eval-epochs 3 --learning-rate 1e-3 --warmup-steps 0"
+    assert train(shapes, tmp_path / "run", *options.split()) == 0
+    losses = [row["loss"] for row in log(tmp_path / "run") if "loss" in row]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    capsys.readouterr()
+    words = ["eval", "detection", "--data", shapes, "--checkpoint", tmp_path / "run", "--workers", "0", "--json"]
+    assert cli.main([str(word) for word in words]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again.pop("unreadable") == []
+    assert again == json.loads((tmp_path / "run" / "metrics.json").read_text())
+
+
+def test_two_processes_shard_dino_on_a_composite_backbone(tmp_path):
+    data = make_shapes(tmp_path / "data", {"train": 4, "val": 3})
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(COMPOSITE)]
+    found = subprocess.run(
+        [*command, str(data), str(tmp_path / "run"), "fsdp"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(COMPOSITE.parent)},
+    )
+    assert found.returncode == 0, found.stderr
+    losses = [row["loss"] for row in log(tmp_path / "run") if "loss" in row]
+    assert len(losses) == 2
+    assert np.isfinite(losses).all()
+    before, after = small_dino(composite=True, num_classes=2).state_dict(), load_file(tmp_path / "run" / BEST)
+    assert set(after) == set(before)
+    frozen = {name for name in after if ".stem." in name or ".stages.0." in name}
+    assert frozen
+    for name, weight in after.items():
+        assert torch.equal(weight, before[name]) == (name in frozen or not weight.is_floating_point()), name
+
+
 def test_masks_need_data_that_has_them(shapes, tmp_path, capsys):
     data = tmp_path / "boxes"
     (data / "annotations").mkdir(parents=True)
@@ -116,6 +155,22 @@ def test_the_official_rates_of_a_cascade():
     decayed = {name for name, group in groups.items() if group["weight_decay"]}
     assert "roi_heads.box_heads.0.convs.0.norm.weight" not in decayed
     assert {"roi_heads.mask_heads.0.upsample.weight", "backbone.stages.0.blocks.0.dcn.offset.weight"} <= decayed
+
+
+def test_the_official_rates_of_dino():
+    layers = groups_of("dino_4scale_internimage_l_1x_coco_layer_wise_lr")
+    assert layers["encoder.level_embed"]["peak_lr"] == pytest.approx(1e-4 * 0.90**38)  # with the stem
+    assert layers["backbone.stem.conv1.weight"]["peak_lr"] == pytest.approx(1e-4 * 0.90**38)
+    offsets = next(name for name in layers if name.endswith("attention.offsets.weight"))
+    assert (layers[offsets]["peak_lr"], layers[offsets]["weight_decay"]) == (1e-4, 0)
+    tenth = groups_of("dino_4scale_internimage_l_1x_coco_0.1x_backbone_lr")
+    assert tenth["backbone.stages.3.blocks.4.mlp.fc1.weight"]["peak_lr"] == pytest.approx(1e-5)
+    assert tenth["decoder.layers.0.self_attention.out_proj.weight"]["peak_lr"] == 1e-4
+    composite = groups_of("dino_4scale_cbinternimage_h_objects365_coco_ss")
+    rates = {group["peak_lr"] for name, group in composite.items() if name.startswith("backbone.")}
+    assert rates == {1e-4}  # the official rule knows none of the names of two backbones
+    assert composite[offsets]["peak_lr"] == pytest.approx(1e-7)
+    assert composite["encoder.level_embed"]["peak_lr"] == pytest.approx(1e-4 * 0.94**51)
 
 
 def built(init, init_head="none", num_classes=3):
