@@ -9,7 +9,7 @@ import pytest
 
 from internimage.imagenet import class_names, map_22k_to_1k, wordnet_ids
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 
 @pytest.mark.parametrize("num_classes", [1000, 21841])

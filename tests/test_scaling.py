@@ -5,7 +5,7 @@ import pytest
 from internimage.scaling import BASE, DEPTH_FACTOR, WIDTH_FACTOR, Stacking, scale
 from internimage.variants import VARIANTS
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 
 def test_the_base_is_t() -> None:

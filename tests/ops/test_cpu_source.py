@@ -15,7 +15,7 @@ import torch.utils.cpp_extension
 from internimage.ops import toolchain
 from internimage.ops.build import SOURCES
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-static-libasan")
 # Of the order of summation, and of the rounding of the results.

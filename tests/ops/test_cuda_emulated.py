@@ -33,7 +33,7 @@ from torch import Tensor
 from internimage.ops import reference
 from internimage.ops.geometry import Geometry
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 CSRC = Path(reference.__file__).parent / "csrc"
 GOLDEN = HERE.parent / "data" / "golden"

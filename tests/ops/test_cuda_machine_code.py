@@ -14,7 +14,7 @@ import pytest
 from internimage.ops import toolchain
 from internimage.ops.build import SOURCES
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 # Of each source, the template argument of the kernels that lay taps or points out to be under way together.
 LAID_OUT = {"dcnv3": "true", "ms_deform_attn": "2"}

@@ -8,7 +8,7 @@ import pytest
 from internimage.ops import file_lock as module
 from internimage.ops.file_lock import file_lock
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 
 def test_a_waiting_process_says_so_and_goes_on_when_the_lock_is_free(

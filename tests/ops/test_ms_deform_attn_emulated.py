@@ -25,7 +25,7 @@ from internimage.ops import ms_deform_attn_reference as reference
 from internimage.ops.build import SOURCES
 from internimage.ops.levels import Levels
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 CASES: dict[str, dict[str, Any]] = {  # every path of the launchers, odd sizes
     "16 channels": {"head_channels": 16},

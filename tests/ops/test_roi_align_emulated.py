@@ -23,7 +23,7 @@ from torch import Tensor
 from internimage.ops import nms_reference, roi_align_reference
 from internimage.ops.build import SOURCES
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 CASES: dict[str, dict[str, Any]] = {
     "adaptive": {},

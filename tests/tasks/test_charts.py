@@ -9,7 +9,7 @@ from internimage.tasks import charts
 from internimage.tasks.images import read_image
 from internimage.tasks.sampling import SamplingPoints
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 matplotlib = pytest.importorskip("matplotlib", reason="charts are an optional part")
 

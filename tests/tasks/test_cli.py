@@ -8,7 +8,7 @@ import pytest
 import internimage
 from internimage.tasks import cli
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 TASK_COMMANDS = [f"{name} {task}" for name, row in cli.COMMANDS.items() for task in getattr(row, "tasks", ())]
 

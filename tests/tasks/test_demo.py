@@ -46,6 +46,7 @@ def test_augmentation_keeps_the_ink_and_moves_it(digits):
     assert moved.min().item() >= digits.background - 1e-4
 
 
+@pytest.mark.once
 def test_a_short_run_learns_and_all_ways_of_running_agree(tmp_path, capfd):
     output = tmp_path / "run"
     assert main(["demo", "--epochs", "2", "--output", str(output), "--device", "cpu"]) == 0

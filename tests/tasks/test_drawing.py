@@ -6,7 +6,7 @@ import pytest
 
 from internimage.tasks import drawing
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 
 def photo(height: int, width: int) -> np.ndarray:

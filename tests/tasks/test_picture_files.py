@@ -8,7 +8,7 @@ import pytest
 from internimage.tasks.images import write_image
 from internimage.tasks.picture_files import annotation_paths, find_images, read_images
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 
 def test_folders_and_wildcards_are_searched_and_nothing_is_named_twice(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from internimage.tasks import charts, run_charts
 from internimage.tasks.images import read_image
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 matplotlib = pytest.importorskip("matplotlib", reason="charts are an optional part")
 

@@ -5,7 +5,7 @@ import pytest
 
 from internimage.tasks.videos import VideoError, new_video, open_video
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 
 def frames(count, height, width):

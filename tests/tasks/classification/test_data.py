@@ -22,7 +22,7 @@ from internimage.tasks.training import shards
 from internimage.tasks.training.shard_index import ShardError
 from internimage.tasks.training.shards import write_shards
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture(autouse=True)

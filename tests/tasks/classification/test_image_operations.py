@@ -15,7 +15,7 @@ pytest.importorskip("PIL", reason="Pillow is the reference; it comes with matplo
 from PIL import Image as Pillow
 from PIL import ImageEnhance, ImageOps
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 FILL = (124, 116, 104)  # ImageNet's mean colour, of 255
 

@@ -17,7 +17,7 @@ from scipy import stats
 
 from internimage.tasks.classification.rand_augment import OPERATIONS, Policy, draw_steps, parse_policy, rand_augment
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 DEFAULT = "rand-m9-mstd0.5-inc1"
 INCREASING = [

@@ -11,7 +11,7 @@ from internimage.tasks.classification.recipes import RECIPES, ClassificationReci
 from internimage.tasks.training.recipe import read_recipe, recipe_json
 from internimage.tasks.training.schedule import schedule_of
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 
 @pytest.mark.parametrize("name", RECIPES)

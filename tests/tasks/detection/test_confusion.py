@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from internimage.tasks.detection.confusion import best_and_worst, confusion, f1, outcome
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 LEFT, RIGHT, FAR = [0, 0, 10, 10], [20, 0, 30, 10], [50, 50, 60, 60]
 

@@ -19,7 +19,7 @@ from internimage.tasks.detection.voc_xml import VOC_CLASSES
 from internimage.tasks.folders import DatasetError
 from internimage.tasks.images import ImageError, read_image
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 JSON = "annotations/instances_train.json"
 A_PICTURE = {"images/a.png": (40, 60)}

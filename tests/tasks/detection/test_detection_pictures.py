@@ -16,7 +16,7 @@ from internimage.tasks.detection.pictures import comparison_picture, frame_pictu
 from internimage.tasks.detection.result_charts import confusion_chart, curve_chart
 from internimage.tasks.images import Image, read_image
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 NAMES = ["red cell", "white cell", "platelet"]
 SIZES = [(1, 1), (75, 100), (100, 75), (1080, 1920), (2160, 3840), (30, 2000)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from internimage.tasks.detection.merging import MERGES, Boxes, fuse, soften, suppress
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 
 def some_boxes(seed: int, count: int) -> Boxes:

@@ -22,7 +22,7 @@ from internimage.tasks.detection.open_images_metrics import open_images_report
 from internimage.tasks.detection.pycoco import quiet
 from internimage.tasks.detection.voc_metrics import voc_report
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 METRICS = ("coco", "lvis", "voc", "crowd_human", "open_images")
 CATEGORIES = (3, 7, 11)  # ids of the source

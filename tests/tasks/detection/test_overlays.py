@@ -10,7 +10,7 @@ from pycocotools import mask as coco_masks
 
 from internimage.tasks.detection.overlays import class_colours, line_width, overlay, place_tags, text_colour
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 
 def luminance(colour: tuple[int, ...]) -> float:

@@ -11,7 +11,7 @@ from internimage.tasks.detection.layouts import LAYOUTS
 from internimage.tasks.detection.recipes import RECIPES
 from internimage.tasks.training.schedule import schedule_of
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 # learning rate, weight decay, layer decay, batch, epochs, drops, cropped, decay of the averaged weights
 ONE, THREE = (12, (8, 11), False), (36, (27, 33), True)

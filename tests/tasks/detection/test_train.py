@@ -67,6 +67,7 @@ def test_evaluation_repeats_the_runs_figures(shapes, trained, capsys):
     assert again == json.loads((trained / "metrics.json").read_text())
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_learn_from_pictures_with_and_without_objects(tmp_path, strategy):
     data = make_shapes(tmp_path / "data", {"train": 4, "val": 3})

@@ -9,7 +9,7 @@ from internimage.tasks.folders import DatasetError
 from internimage.tasks.segmentation.class_names import classes_of, colour_map, read_class_file, read_classes
 from internimage.tasks.segmentation.layouts import LAYOUTS
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 COUNTS = {"ade20k": 150, "cityscapes": 19, "cocostuff": 171, "mapillary": 65, "nyu40": 40, "pascal_context59": 59}
 # PASCAL VOC's palette as its development kit prints it.

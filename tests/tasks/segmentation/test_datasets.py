@@ -18,7 +18,7 @@ from internimage.tasks.segmentation.class_names import classes_of
 from internimage.tasks.segmentation.datasets import open_dataset
 from internimage.tasks.segmentation.layouts import LAYOUTS
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 # Names of the labels by their ids, as the data sets publish them.
 CITYSCAPES = [

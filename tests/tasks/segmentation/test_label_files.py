@@ -19,7 +19,7 @@ from internimage.tasks.segmentation.class_names import Classes, ClassFile, class
 from internimage.tasks.segmentation.label_files import read_labels, write_labels
 from internimage.tasks.segmentation.label_values import mapped, plain, reduced, values_of
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 COLOURS = np.array([[128, 64, 128], [70, 130, 180], [0, 0, 0]], np.uint8)
 SQUARE = np.arange(12, dtype=np.uint8).reshape(3, 4)

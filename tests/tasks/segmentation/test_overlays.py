@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from internimage.tasks.segmentation.overlays import WRONG, error_map, overlay
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 
 def photo(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ from internimage.tasks import drawing
 from internimage.tasks.segmentation.overlays import error_map, overlay
 from internimage.tasks.segmentation.pictures import class_counts, prediction_picture, sheet
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 CLASSES = 6
 NAMES = ["sky", "building", "pole", "road", "pavement", "tree"]

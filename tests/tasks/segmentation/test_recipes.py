@@ -10,7 +10,7 @@ from internimage.tasks.segmentation.datasets import LAYOUTS
 from internimage.tasks.segmentation.recipes import RECIPES
 from internimage.tasks.training.schedule import schedule_of
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 # learning rate, layer decay, crop, batch, thousands of steps, clip, scale, least and largest ratio
 TABLE = {

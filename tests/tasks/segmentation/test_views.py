@@ -10,7 +10,7 @@ from internimage.tasks.images import normalise
 from internimage.tasks.resizing import fit_size
 from internimage.tasks.segmentation.views import Views
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 
 from internimage.tasks.training.layer_decay import dense_layer_decay_scale
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 DEPTHS = (2, 3, 4, 2)  # 11 blocks: layers 1 to 11; the stem is layer 0, what follows the backbone layer 12
 LAYERS = {

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from internimage.tasks.training.order import Order
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 
 def indices(batch):

@@ -16,7 +16,7 @@ from internimage.tasks.training.recipe import (
     value,
 )
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 
 @dataclass(frozen=True)

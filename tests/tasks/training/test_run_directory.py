@@ -4,7 +4,7 @@ import pytest
 
 from internimage.tasks.training.run_directory import weights_file
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 
 def test_a_runs_folder_stands_for_its_best_weights(tmp_path):

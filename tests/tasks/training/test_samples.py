@@ -5,7 +5,7 @@ import pytest
 from internimage.tasks.images import ImageError
 from internimage.tasks.training.samples import first_readable
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 
 def reader(broken):

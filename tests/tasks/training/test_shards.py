@@ -21,7 +21,7 @@ from internimage.tasks.training import shards as module
 from internimage.tasks.training.shard_index import ShardError
 from internimage.tasks.training.shards import TarShards, write_shards
 
-pytestmark = pytest.mark.any_torch
+pytestmark = pytest.mark.once
 
 Samples = list[tuple[str, dict[str, bytes]]]
 
