@@ -25,7 +25,7 @@ def mask_targets(masks: Tensor, matched: Tensor, boxes: Tensor, size: int) -> Te
         [K, size, size], bool.
     """
     boxes = clip_boxes(boxes, torch.tensor(masks.shape[1:], device=boxes.device))
-    learned, place = matched.unique(return_inverse=True)  # of a crowd few are, and as numbers they take much memory
+    learned, place = torch.unique(matched, return_inverse=True)  # few of a crowd; as numbers they take much memory
     rois = torch.cat((place.unsqueeze(1).to(boxes.dtype), boxes), dim=1)
     averages: Tensor = roi_align(masks[learned].unsqueeze(1).to(boxes.dtype), rois, size)
     return averages.squeeze(1) >= _THRESHOLD
