@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from internimage.tasks.detection.objects import Objects
+from internimage.tasks.detection.objects import Frequency, Objects
 from internimage.tasks.detection.stored_masks import Ragged, StoredMasks, mask_area
 from internimage.tasks.folders import DatasetError, some
 from internimage.tasks.resizing import Size
@@ -36,6 +36,7 @@ class Annotations:
     Attributes:
         classes: names, by label.
         category_ids: the source's number of each class.
+        frequencies: of the classes, by label; None: the source doesn't tell.
         names: [N], encoded paths of the pictures, relative to the root.
         image_ids: [N], the source's numbers, or encoded texts; objects, if they are too large or mixed.
         sizes: int32 [N, 2], height and width.
@@ -53,6 +54,7 @@ class Annotations:
 
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
+    frequencies: tuple[Frequency, ...] | None
     names: NDArray[np.bytes_]
     image_ids: NDArray[Any]
     sizes: NDArray[np.int32]
@@ -171,7 +173,9 @@ class Collector:
         self._ignored.append(ignored)
         self._areas.append(area)
 
-    def finish(self, classes: Sequence[str], category_ids: Sequence[int]) -> Annotations:
+    def finish(
+        self, classes: Sequence[str], category_ids: Sequence[int], frequencies: Sequence[Frequency] | None = None
+    ) -> Annotations:
         """Clip the boxes, drop objects that can't be, sort the others by their pictures.
 
         Raises:
@@ -201,6 +205,7 @@ class Collector:
         return Annotations(
             classes=tuple(classes),
             category_ids=tuple(category_ids),
+            frequencies=None if frequencies is None else tuple(frequencies),
             names=np.array(self._names, np.bytes_),
             image_ids=_ids(self._ids),
             sizes=sizes,

@@ -51,6 +51,7 @@ class DetectionData:
         metric: how results are measured.
         classes: names, by label.
         category_ids: the source's number of each class, by label.
+        frequencies: of the classes, by label, as LVIS tells them; None: the source doesn't.
         has_masks: every object has a mask.
         dropped: remarks on what of the annotations is left out, one a line; for the caller to print.
     """
@@ -59,6 +60,7 @@ class DetectionData:
         self.metric = metric
         self.classes = annotations.classes
         self.category_ids = annotations.category_ids
+        self.frequencies = annotations.frequencies
         self.has_masks = annotations.masks is not None
         self.dropped = annotations.dropped
         self._root = root

@@ -157,7 +157,7 @@ def evaluate(trained: Trained, dataset: DetectionData, processes: Processes, *, 
             found[index] = result
     parts = processes.gather((found, corrupt))
     places, cases = zip(*sorted(_cases(dataset, [part for part, _ in parts])), strict=True) or ((), ())
-    report = judge(dataset.metric, cases, len(dataset.classes), limit=trained.counted)
+    report = judge(dataset.metric, cases, len(dataset.classes), limit=trained.counted, frequencies=dataset.frequencies)
     return Evaluation(report, cases, places, tuple(sorted({name for _, names in parts for name in names})))
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 RLE = Mapping[str, Any]  # a mask as pycocotools encodes it: {"size": [H, W], "counts": bytes}
+Frequency = Literal["r", "c", "f"]  # of a class in LVIS: rare, common, frequent
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,12 +64,14 @@ class Report:
             from, such as the AP of small objects where all are large, is left out.
         per_class: by label.
         curves: recall and precision at IoU 0.5, of the labels that occur.
+        note: what the figures lack, in words.
     """
 
     pictures: int
     figures: Mapping[str, float]
     per_class: tuple[ClassScores, ...]
     curves: Mapping[int, Curve] = field(repr=False, compare=False)
+    note: str = ""
 
     @property
     def headline(self) -> str:
@@ -104,6 +106,7 @@ class Report:
             "pictures": self.pictures,
             "objects": self.objects,
             **self.figures,
+            **({"note": self.note} if self.note else {}),
             "absent": [names[label] for label in self.absent],
             "per_class": [{"name": name, "objects": row.objects, **row.figures} for name, row in rows],
         }
@@ -123,6 +126,7 @@ class Report:
             f"{'objects':<32}{self.objects:>10,d}",
             *(f"{_TITLES[name]:<32}{value:>10.2%}" for name, value in self.figures.items()),
             *self._class_lines(names),
+            *([self.note] if self.note else []),
         ]
 
     def _class_lines(self, names: Sequence[str]) -> Iterator[str]:

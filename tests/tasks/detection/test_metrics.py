@@ -229,9 +229,9 @@ def test_lvis_drops_what_was_not_looked_for_and_forgives_what_is_not_wholly_mark
 def test_lvis_tells_rare_common_and_frequent_classes_apart() -> None:
     truth = objects([LEFT, RIGHT, FAR], [0, 1, 2])
     cases = [case(truth, found([LEFT, RIGHT], [0.9, 0.8], [0, 1]))]
-    figures = lvis_report(cases, 3, masks=False, image_counts=[10, 100, 101]).figures
+    figures = lvis_report(cases, 3, masks=False, frequencies=list("rcf")).figures
     assert [figures[f"box_{name}"] for name in ("apr", "apc", "apf")] == pytest.approx([1, 1, 0])
-    assert "box_apr" not in lvis_report(cases, 3, masks=False, image_counts=[11, 11, 11]).figures
+    assert "box_apr" not in lvis_report(cases, 3, masks=False, frequencies=list("ccc")).figures
 
 
 def test_lvis_counts_the_best_detections_of_all_classes_together() -> None:
