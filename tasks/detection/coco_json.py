@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from internimage.tasks.detection.annotations import Annotations, Collector
 from internimage.tasks.detection.found_pictures import find_files, read_sizes
-from internimage.tasks.detection.objects import Frequency
+from internimage.tasks.detection.objects import Frequency, Verified
 from internimage.tasks.folders import DatasetError, neighbours, some
 from internimage.tasks.resizing import Size
 
@@ -52,7 +52,7 @@ class CocoJson:
         numbers = self._add_pictures(root, content["images"], labels, collector)
         _add_objects(content.pop("annotations"), numbers, labels, collector, path)
         frequencies = _read_frequencies(content["categories"])
-        return collector.finish(tuple(categories.values()), tuple(categories), frequencies)
+        return collector.finish(tuple(categories.values()), tuple(categories), frequencies=frequencies)
 
     def _add_pictures(
         self, root: Path, images: Sequence[Any], labels: Mapping[int, int], collector: Collector
@@ -76,7 +76,7 @@ class CocoJson:
                     _known(image.get(key, ()), labels, f"{where}: {key}")
                     for key in ("neg_category_ids", "not_exhaustive_category_ids")
                 )
-                collector.add_verified(negative + partial, partial)
+                collector.add_verified(Verified(frozenset(partial), frozenset(negative), frozenset(partial)))
         return numbers
 
 

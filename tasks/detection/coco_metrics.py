@@ -130,7 +130,8 @@ def _evaluate(cases: Sequence[Case], num_classes: int, iou_type: str, limit: int
 
         def evaluateImg(self, image: int, category: int, *limits: Any) -> Any:  # noqa: N802  (pycocotools' name)
             result = super().evaluateImg(image, category, *limits)
-            if result is not None and category in cases[image].incomplete:
+            verified = cases[image].verified
+            if result is not None and verified is not None and category in verified.incomplete:
                 result["dtIgnore"] |= result["dtMatches"] == 0
             return result
 

@@ -64,6 +64,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the folder with the data set")
     parser.add_argument("--split", default="val", help="which split (val)")
     parser.add_argument("--layout", metavar="NAME", help="of the folder (seen from what it holds)")
+    parser.add_argument(
+        "--hierarchy",
+        type=Path,
+        metavar="FILE",
+        help="of Open Images' classes (bbox_labels_600_hierarchy.json beside the annotations); objects count for the "
+        "classes above theirs, too",
+    )
+    parser.add_argument(
+        "--expand-detections",
+        action="store_true",
+        help="detections count for the classes above theirs, too: for models that were trained without the hierarchy",
+    )
     add_model_arguments(parser)
     parser.add_argument(
         "--output",
@@ -95,9 +107,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("--pictures needs a folder to write to: give --output DIR")
     with join_processes(arguments.device) as processes:
         trained = load_from_arguments(arguments, processes.device)
-        dataset = open_dataset(arguments.data, arguments.split, arguments.layout)
+        dataset = open_dataset(arguments.data, arguments.split, arguments.layout, hierarchy=arguments.hierarchy)
+        if arguments.expand_detections and dataset.ancestors is None:
+            raise ValueError("--expand-detections needs the hierarchy of Open Images' classes: give --hierarchy FILE")
         check_classes(trained.classes, dataset.classes)
-        evaluation = evaluate(trained, dataset, processes, workers=arguments.workers)
+        evaluation = evaluate(
+            trained, dataset, processes, workers=arguments.workers, expand_detections=arguments.expand_detections
+        )
         if processes.is_main:
             _print(evaluation, dataset.classes, as_json=arguments.json)
             if arguments.output:
@@ -125,7 +141,9 @@ def check_classes(of_model: Classes, of_data: Sequence[str]) -> None:
             )
 
 
-def evaluate(trained: Trained, dataset: DetectionData, processes: Processes, *, workers: int) -> Evaluation:
+def evaluate(
+    trained: Trained, dataset: DetectionData, processes: Processes, *, workers: int, expand_detections: bool = False
+) -> Evaluation:
     """Detect and judge a data set that the processes share; each picture counts once, and all get the same result.
 
     Args:
@@ -133,6 +151,7 @@ def evaluate(trained: Trained, dataset: DetectionData, processes: Processes, *, 
         dataset: with pictures of any sizes.
         processes: who takes part. Each sees equally many pictures, as sharded models need it.
         workers: that load, for each process.
+        expand_detections: see `open_images_report`.
 
     Raises:
         ValueError: no picture holds an object that counts.
@@ -157,7 +176,15 @@ def evaluate(trained: Trained, dataset: DetectionData, processes: Processes, *, 
             found[index] = result
     parts = processes.gather((found, corrupt))
     places, cases = zip(*sorted(_cases(dataset, [part for part, _ in parts])), strict=True) or ((), ())
-    report = judge(dataset.metric, cases, len(dataset.classes), limit=trained.counted, frequencies=dataset.frequencies)
+    report = judge(
+        dataset.metric,
+        cases,
+        len(dataset.classes),
+        limit=trained.counted,
+        frequencies=dataset.frequencies,
+        ancestors=dataset.ancestors,
+        expand_detections=expand_detections,
+    )
     return Evaluation(report, cases, places, tuple(sorted({name for _, names in parts for name in names})))
 
 
@@ -189,7 +216,6 @@ def write_evaluation(evaluation: Evaluation, dataset: DetectionData, folder: Pat
 def _cases(dataset: DetectionData, parts: Iterable[dict[int, Found]]) -> Iterator[tuple[int, Case]]:
     for part in parts:
         for index, found in part.items():
-            verified = dataset.verified(index)
             yield (
                 index,
                 Case(
@@ -198,8 +224,7 @@ def _cases(dataset: DetectionData, parts: Iterable[dict[int, Found]]) -> Iterato
                     dataset.size(index),
                     dataset.objects(index),
                     found,
-                    None if verified is None else frozenset(verified.labels.tolist()),
-                    frozenset() if verified is None else frozenset(verified.not_exhaustive.tolist()),
+                    dataset.verified(index),
                 ),
             )
 

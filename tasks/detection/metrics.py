@@ -8,7 +8,7 @@ from internimage.tasks.detection.cases import Case
 from internimage.tasks.detection.coco_metrics import coco_report, lvis_report
 from internimage.tasks.detection.crowd_metrics import crowd_report
 from internimage.tasks.detection.layouts import Metric
-from internimage.tasks.detection.objects import Frequency
+from internimage.tasks.detection.objects import Ancestors, Frequency
 from internimage.tasks.detection.open_images_metrics import open_images_report
 from internimage.tasks.detection.report import Report
 from internimage.tasks.detection.voc_metrics import voc_report
@@ -33,6 +33,8 @@ def judge(
     *,
     limit: int | None = None,
     frequencies: Sequence[Frequency] | None = None,
+    ancestors: Ancestors | None = None,
+    expand_detections: bool = False,
 ) -> Report:
     """What a data set's metric says.
 
@@ -42,6 +44,8 @@ def judge(
         num_classes: that there are.
         limit: of detections of a picture that count; None: as many as the data set's authors count.
         frequencies: of the classes of LVIS, see `lvis_report`.
+        ancestors: of the classes of Open Images, see `open_images_report`.
+        expand_detections: likewise.
 
     Raises:
         ValueError: no picture holds an object that counts.
@@ -57,4 +61,4 @@ def judge(
         case "crowd_human":
             return crowd_report(cases, num_classes)
         case "open_images":
-            return open_images_report(cases, num_classes)
+            return open_images_report(cases, num_classes, ancestors, expand_detections=expand_detections)

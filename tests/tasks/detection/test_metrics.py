@@ -18,6 +18,7 @@ from internimage.tasks.detection.coco_format import result_entries
 from internimage.tasks.detection.coco_metrics import coco_report, lvis_report
 from internimage.tasks.detection.crowd_metrics import crowd_report
 from internimage.tasks.detection.metrics import judge
+from internimage.tasks.detection.objects import Verified
 from internimage.tasks.detection.open_images_metrics import open_images_report
 from internimage.tasks.detection.pycoco import quiet
 from internimage.tasks.detection.voc_metrics import voc_report
@@ -219,8 +220,9 @@ def test_lvis_drops_what_was_not_looked_for_and_forgives_what_is_not_wholly_mark
     truth = objects([LEFT, RIGHT], [0, 2])
     detections = found([FAR, FAR, LEFT, RIGHT], [0.9, 0.8, 0.7, 0.6], [1, 2, 0, 2])
     also = case(objects([FAR], [1]), found([FAR], [0.5], [1]), 1)
-    known = {"checked": frozenset({0, 2}), "incomplete": frozenset({2})}
-    assert lvis_report([case(truth, detections, **known), also], 3, masks=False).figures["box_ap"] == pytest.approx(1)
+    known = Verified(frozenset({0, 2}), incomplete=frozenset({2}))
+    federated = lvis_report([case(truth, detections, verified=known), also], 3, masks=False)
+    assert federated.figures["box_ap"] == pytest.approx(1)
     plain = lvis_report([case(truth, detections), also], 3, masks=False)
     assert plain.per_class[1].figures["box_ap"] == pytest.approx(0.5)
     assert plain.per_class[2].figures["box_ap"] == pytest.approx(0.5)
@@ -253,7 +255,7 @@ def test_a_group_of_open_images_is_found_once() -> None:
 def test_open_images_drops_what_was_not_verified() -> None:
     detections = found([FAR, LEFT], [0.9, 0.8], [1, 0])
     cases = [
-        case(objects([LEFT]), detections, checked=frozenset({0})),
+        case(objects([LEFT]), detections, verified=Verified(frozenset({0}))),
         case(objects([FAR], [1]), found([FAR], [0.5], [1]), 1),
     ]
     assert open_images_report(cases, 2).figures["ap50"] == pytest.approx(1)
