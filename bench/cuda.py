@@ -156,11 +156,8 @@ def floor_bytes(call: Call, backward: bool) -> int:
     def size(tensors: Iterable[Tensor]) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    learned, fixed, output = (
-        size(call.learned.values()),
-        size(call.fixed),
-        size([] if call.grad_output is None else [call.grad_output]),
-    )
+    learned, fixed = size(call.learned.values()), size(call.fixed)
+    output = 0 if call.grad_output is None else size([call.grad_output])
     return learned + fixed + output + (2 * learned + fixed + output if backward else 0)
 
 
