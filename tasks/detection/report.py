@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from internimage.tasks.detection.average_precision import Curve
-from internimage.tasks.reports import NAME_WIDTH, fit_name, list_names
+from internimage.tasks.reports import NAME_WIDTH, check_names, fit_name, list_names
 
 _MOST_WORST = 10
 _LISTED_ABSENT = 30
@@ -100,7 +100,7 @@ class Report:
         Raises:
             ValueError: there are more or fewer names than classes.
         """
-        self._check_names(names)
+        check_names(names, len(self.per_class))
         rows = zip(names, self.per_class, strict=True)
         return {
             "pictures": self.pictures,
@@ -120,7 +120,7 @@ class Report:
         Raises:
             ValueError: there are more or fewer names than classes.
         """
-        self._check_names(names)
+        check_names(names, len(self.per_class))
         return [
             f"{'pictures':<32}{self.pictures:>10,d}",
             f"{'objects':<32}{self.objects:>10,d}",
@@ -142,10 +142,6 @@ class Report:
         if self.absent:
             absent = list_names([names[label] for label in self.absent], _LISTED_ABSENT)
             yield f"without objects, left out of the means: {absent}"
-
-    def _check_names(self, names: Sequence[str]) -> None:
-        if len(names) != len(self.per_class):
-            raise ValueError(f"Report: expected {len(self.per_class)} names, one a class, got {len(names)}")
 
 
 def mean_figures(per_class: Sequence[ClassScores]) -> dict[str, float]:
