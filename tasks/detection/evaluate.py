@@ -25,8 +25,8 @@ from internimage.tasks.detection.pictures import comparison_picture, sheet
 from internimage.tasks.detection.report import Report
 from internimage.tasks.detection.result_charts import confusion_chart, curve_chart
 from internimage.tasks.detection.trained import Trained, add_model_arguments, load_from_arguments
-from internimage.tasks.devices import add_device_argument
 from internimage.tasks.images import Image, ImageError, write_image
+from internimage.tasks.model_options import add_evaluation_options, check_evaluation_options
 from internimage.tasks.picture_files import annotation_paths
 from internimage.tasks.training.distributed import Processes, join_processes
 from internimage.tasks.training.samples import worker_init
@@ -77,34 +77,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="detections count for the classes above theirs, too: for models that were trained without the hierarchy",
     )
     add_model_arguments(parser)
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="write metrics.json, report.txt, results.json (COCO's format), curves.png, confusion.png and samples.png "
-        "(best and worst pictures) there",
-    )
-    parser.add_argument(
-        "--pictures", action="store_true", help="draw every picture with truth and detections, in DIR/pictures"
+    add_evaluation_options(
+        parser,
+        files="metrics.json, report.txt, results.json (COCO's format), curves.png, confusion.png and samples.png (best "
+        "and worst pictures)",
+        drawn="truth and detections",
     )
     parser.add_argument(
         "--threshold", type=float, default=DRAWN, help=f"least score of detections in pictures and confusion ({DRAWN})"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_argument("--workers", type=int, default=2, help="processes that load pictures, for each process (2)")
-    add_device_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print and write the metrics; 1 where pictures could not be read."""
-    if arguments.workers < 0:
-        raise ValueError("--workers must be at least 0")
+    check_evaluation_options(arguments)
     if not 0 <= arguments.threshold <= 1:
         raise ValueError(f"--threshold must be from 0 to 1, got {arguments.threshold}")
-    if arguments.output:
-        charts.require_matplotlib()
-    elif arguments.pictures:
-        raise ValueError("--pictures needs a folder to write to: give --output DIR")
     with join_processes(arguments.device) as processes:
         trained = load_from_arguments(arguments, processes.device)
         dataset = open_dataset(arguments.data, arguments.split, arguments.layout, hierarchy=arguments.hierarchy)
