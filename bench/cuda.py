@@ -1,4 +1,4 @@
-"""The CUDA kernels on this machine's device: are they right, and how fast? Five minutes; a table at the end.
+"""The CUDA kernels on this machine's device: are they right, and how fast? Ten minutes; a table at the end.
 
 python bench/cuda.py                        everything
 python bench/cuda.py --only correctness     every case and dtype against the definition in float64
@@ -16,16 +16,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import cuda_cases
 import torch
-from cuda_cases import CASES
+from cuda_calls import Call, Maker, attention_call, dcnv3_call, nms_call, roi_align_call
 from torch import Tensor
 
-from internimage.ops import build, dcnv3, reference, toolchain, use_backend
-from internimage.ops.geometry import Geometry
+from internimage.ops import build, toolchain, use_backend
 
 # What a result may differ by from the definition, computed in float64 on the same numbers: relative, absolute. Sums are
 # float32 for the halves, so beside float32's error theirs is one rounding of the result.
@@ -35,90 +34,74 @@ TOLERANCES = {
     torch.bfloat16: (2**-8 + 1e-4, 1e-4),
     torch.float64: (1e-10, 1e-10),
 }
-# Stages of T at 224 and of a detector's T at 800 x 1216: batch, height, width, groups. 16 channels a group.
-SHAPES = {
-    "T at 224, stage 1": (64, 56, 56, 4),
-    "T at 224, stage 3": (64, 14, 14, 16),
-    "T at 800 x 1216, stage 1": (2, 200, 304, 4),
+OPERATORS: dict[str, tuple[Maker, dict[str, dict[str, Any]]]] = {
+    "DCNv3": (dcnv3_call, cuda_cases.DCNV3),
+    "attention": (attention_call, cuda_cases.ATTENTION),
+    "RoIAlign": (roi_align_call, cuda_cases.ROI_ALIGN),
+    "NMS": (nms_call, cuda_cases.NMS),
 }
-GROUP_CHANNELS = 16
+_PYRAMID = ((100, 152), (50, 76), (25, 38), (13, 19))  # an image of 800 x 1216, strides 8 to 64
+_DETECTOR = {"n": 1, "channels": 256, "size": (200, 304), "largest": 0.1, "sampling_ratio": 2}
+SHAPES: dict[str, tuple[Maker, dict[str, Any]]] = {
+    name: (dcnv3_call, {"n": n, "size": (height, width), "groups": groups, "group_channels": 16, "softmax": True})
+    for name, (n, height, width, groups) in {
+        "DCNv3, T at 224, stage 1": (64, 56, 56, 4),
+        "DCNv3, T at 224, stage 3": (64, 14, 14, 16),
+        "DCNv3, T at 800 x 1216, stage 1": (2, 200, 304, 4),
+    }.items()
+} | {
+    "attention, DINO's encoder": (
+        attention_call,
+        {"shapes": _PYRAMID, "n": 1, "queries": sum(h * w for h, w in _PYRAMID), "heads": 8, "channels": 32},
+    ),
+    "RoIAlign, 1000 RoIs, 7 x 7": (roi_align_call, _DETECTOR | {"rois": 1000, "output_size": (7, 7)}),
+    "RoIAlign, 100 RoIs, 14 x 14": (roi_align_call, _DETECTOR | {"rois": 100, "output_size": (14, 14)}),
+    "NMS, 1000 boxes": (nms_call, {"count": 1000}),
+    "NMS, 4741 boxes": (nms_call, {"count": 4741}),
+}
 Job = Callable[[], object]
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Tensors of one call, a gradient of its output, and its options."""
-
-    tensors: tuple[Tensor, Tensor, Tensor]
-    grad_output: Tensor
-    geometry: Geometry
-
-
-def make_inputs(
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    n: int = 2,
-    size: tuple[int, int] = (13, 11),
-    groups: int = 2,
-    group_channels: int = 4,
-    spread: float = 1.0,
-    **options: Any,
-) -> Inputs:
-    """Random tensors for one of `CASES`; offset and mask are parts of one wider tensor, as a network may give them."""
-    settings: dict[str, Any] = {
-        "kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": groups,
-        "offset_scale": 1.0, "remove_center": False, "softmax": False,
-    }  # fmt: skip
-    geometry = Geometry(**{**settings, **options})
-    generator = torch.Generator(device).manual_seed(0)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, device=device, dtype=torch.float32).to(dtype)
-
-    rows, columns = geometry.output_size(*size)
-    points = groups * geometry.taps
-    joined = draw(n, rows, columns, 3 * points + 1)
-    offset, mask = joined[..., : 2 * points] * spread, joined[..., 2 * points : 3 * points]
-    channels = groups * group_channels
-    return Inputs((draw(n, *size, channels), offset, mask), draw(n, rows, columns, channels), geometry)
-
-
-def results(inputs: Inputs, backend: Any, dtype: torch.dtype | None = None) -> list[Tensor]:
-    """The output and the gradients of input, offset and mask."""
-    leaves = [tensor.detach().to(dtype or tensor.dtype).requires_grad_() for tensor in inputs.tensors]
+def results(call: Call, backend: Any, dtype: torch.dtype | None = None) -> list[Tensor]:
+    """The output and the gradients of the learned tensors."""
+    leaves = [tensor.detach().to(dtype or tensor.dtype).requires_grad_() for tensor in call.learned.values()]
+    fixed = [tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor for tensor in call.fixed]
     with use_backend(backend):
-        output = dcnv3(*leaves, **inputs.geometry._asdict())
-        return [output.detach(), *torch.autograd.grad(output, leaves, inputs.grad_output.to(output.dtype))]
+        output = call.run(*leaves, *fixed)
+        if call.grad_output is None:
+            return [output]
+        return [output.detach(), *torch.autograd.grad(output, leaves, call.grad_output.to(output.dtype))]
 
 
-def faults(inputs: Inputs, backend: Any = "native") -> Iterator[str]:
-    """What is wrong with the kernels' results, if anything."""
-    dtype = inputs.tensors[0].dtype
+def faults(call: Call, dtype: torch.dtype, backend: Any = "native") -> Iterator[str]:
+    """What is wrong with the kernels' results for tensors of this dtype, if anything."""
     rtol, atol = TOLERANCES[dtype]
-    exact = results(inputs, "torch", torch.float64)
+    exact = results(call, "torch", call.exact)
+    atomic = next(iter(call.learned), None)
     for deterministic in (False, True):
         torch.use_deterministic_algorithms(deterministic)
-        found, again = results(inputs, backend), results(inputs, backend)
+        found, again = results(call, backend), results(call, backend)
         torch.use_deterministic_algorithms(False)
-        for name, one, other, want in zip(("output", "input", "offset", "mask"), found, again, exact, strict=True):
-            error = (one.double() - want).abs()
-            if not bool((error <= atol + rtol * want.abs()).all()):
+        for name, one, other, want in zip(("output", *call.learned), found, again, exact, strict=True):
+            error = (one.double() - want.double()).abs()
+            if not bool((error <= atol + rtol * want.double().abs()).all()):
                 yield f"{name}, deterministic={deterministic}: differs by {error.max().item():.2g}"
-            if (deterministic or name != "input") and not torch.equal(one, other):
+            if (deterministic or name != atomic) and not torch.equal(one, other):
                 yield f"{name}, deterministic={deterministic}: differs from run to run"
 
 
 def check_all(device: torch.device) -> int:
     """Prints what is wrong; how many calls were."""
-    wrong = 0
-    for name, case in CASES.items():
-        for dtype in TOLERANCES:
-            found = list(faults(make_inputs(device, dtype, **case)))
-            wrong += bool(found)
-            for fault in found:
-                print(f"WRONG  {name}, {dtype}: {fault}")
-    print(f"correctness: {len(CASES) * len(TOLERANCES) - wrong} of {len(CASES) * len(TOLERANCES)} calls right")
+    wrong = calls = 0
+    for operator, (make, cases) in OPERATORS.items():
+        for name, case in cases.items():
+            for dtype in TOLERANCES:
+                found = list(faults(make(device, dtype, **case), dtype))
+                calls += 1
+                wrong += bool(found)
+                for fault in found:
+                    print(f"WRONG  {operator}, {name}, {dtype}: {fault}")
+    print(f"correctness: {calls - wrong} of {calls} calls right")
     return wrong
 
 
@@ -132,7 +115,7 @@ def sanitize() -> int:
         return 0
     wrong = 0
     for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):
-        command = [program, "--tool", tool, "--error-exitcode", "9", "--kernel-regex", "kns=dcnv3"]
+        command = [program, "--tool", tool, "--error-exitcode", "9", "--kernel-regex", "kns=internimage"]
         command += [sys.executable, __file__, "--only", "correctness"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wrong += done.returncode != 0
@@ -167,55 +150,55 @@ def copy_bandwidth(device: torch.device, elements: int = 2**28) -> float:
     return 2 * elements / seconds(lambda: target.copy_(source), device)
 
 
-def floor_bytes(inputs: Inputs, backward: bool) -> int:
+def floor_bytes(call: Call, backward: bool) -> int:
     """Each tensor moved once. Backward: what forward moves, then inputs and grad_output read, gradients written."""
-    tensors = sum(tensor.numel() * tensor.element_size() for tensor in inputs.tensors)
-    output = inputs.grad_output.numel() * inputs.grad_output.element_size()
-    return tensors + output + (2 * tensors + output if backward else 0)
+
+    def size(tensors: Iterable[Tensor]) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    learned, fixed = size(call.learned.values()), size(call.fixed)
+    output = 0 if call.grad_output is None else size([call.grad_output])
+    return learned + fixed + output + (2 * learned + fixed + output if backward else 0)
 
 
-def variants(inputs: Inputs, backward: bool) -> dict[str, Job]:
-    """The kernel, the definition, and the definition as Inductor fuses it."""
-    options = inputs.geometry._asdict()
-    leaves = [tensor.detach().requires_grad_(backward) for tensor in inputs.tensors]
+def variants(call: Call, backward: bool) -> dict[str, Job]:
+    """The kernel, the definition, and, where it can be compiled, the definition as Inductor fuses it."""
+    leaves = [tensor.detach().requires_grad_(backward) for tensor in call.learned.values()]
 
     def job(function: Callable[..., Tensor], backend: Any) -> Job:
         def run() -> None:
             with use_backend(backend), torch.set_grad_enabled(backward):
-                output = function(*leaves)
+                output = function(*leaves, *call.fixed)
                 if backward:
-                    torch.autograd.grad(output, leaves, inputs.grad_output)
+                    torch.autograd.grad(output, leaves, call.grad_output)
 
         return run
 
-    def pure(*tensors: Tensor) -> Tensor:
-        return reference.dcnv3(*tensors, inputs.geometry)
-
-    return {
-        "kernel": job(lambda *tensors: dcnv3(*tensors, **options), "native"),
-        "eager": job(pure, "torch"),
-        "compiled": job(torch.compile(pure, fullgraph=True, dynamic=False), "torch"),
-    }
+    jobs = {"kernel": job(call.run, "native"), "eager": job(call.define or call.run, "torch")}
+    if call.define is not None:
+        jobs["compiled"] = job(torch.compile(call.define, fullgraph=True, dynamic=False), "torch")
+    return jobs
 
 
-def measure(device: torch.device, shapes: dict[str, tuple[int, int, int, int]], copy: float) -> list[str]:
+def measure(device: torch.device, shapes: dict[str, tuple[Maker, dict[str, Any]]], copy: float) -> list[str]:
     """The table, in Markdown: a line for each shape, dtype and direction."""
     lines = [
         "| shape | dtype | direction | kernel, ms | GB/s | of a copy | pure PyTorch, eager | compiled |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, (n, height, width, groups) in shapes.items():
+    for name, (make, case) in shapes.items():
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
-            sizes: dict[str, Any] = {"n": n, "size": (height, width), "groups": groups}
-            inputs = make_inputs(device, dtype, group_channels=GROUP_CHANNELS, softmax=True, **sizes)
-            for backward in (False, True):
+            call = make(device, dtype, **case)
+            for backward in (False, True) if call.learned else (False,):
                 torch.compiler.reset()
-                times = {key: seconds(job, device) for key, job in variants(inputs, backward).items()}
-                rate = floor_bytes(inputs, backward) / times["kernel"]
+                times = {key: seconds(job, device) for key, job in variants(call, backward).items()}
+                rate = floor_bytes(call, backward) / times["kernel"]
                 direction = "forward and backward" if backward else "forward"
                 cells = [name, str(dtype).removeprefix("torch."), direction, f"{1e3 * times['kernel']:.3f}"]
-                cells += [f"{rate / 1e9:.0f}", f"{rate / copy:.0%}"]
-                cells += [f"{times[key] / times['kernel']:.1f} x" for key in ("eager", "compiled")]
+                cells += [f"{rate / 1e9:.0f}", f"{rate / copy:.0%}"] if call.learned else ["", ""]
+                cells += [
+                    f"{times[key] / times['kernel']:.1f} x" if key in times else "" for key in ("eager", "compiled")
+                ]
                 lines.append(f"| {' | '.join(cells)} |")
     return lines
 

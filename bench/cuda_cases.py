@@ -1,8 +1,8 @@
-"""The geometries that the CUDA kernels are tested with: every path of the launchers, odd sizes, all options."""
+"""What the CUDA kernels are tested with: every path of the launchers, odd sizes, all options."""
 
 from typing import Any
 
-CASES: dict[str, dict[str, Any]] = {
+DCNV3: dict[str, dict[str, Any]] = {
     "3x3": {"group_channels": 16},
     "3x3 softmax": {"group_channels": 16, "softmax": True},
     "3x3 no centre": {"group_channels": 16, "groups": 3, "remove_center": True, "offset_scale": 2.0},
@@ -26,4 +26,27 @@ CASES: dict[str, dict[str, Any]] = {
     "1 pixel": {"n": 3, "size": (1, 1), "softmax": True},
     "no padding": {"n": 1, "size": (3, 9), "padding": (0, 0)},
     "far outside": {"spread": 5.0, "offset_scale": 2.0},
+}
+
+ROI_ALIGN: dict[str, dict[str, Any]] = {
+    "adaptive": {},
+    "not aligned": {"aligned": False},
+    "3 samples": {"sampling_ratio": 3},
+    "far outside": {"largest": 4.0},
+    "1 pixel": {"size": (1, 1)},
+    "1 channel": {"channels": 1, "output_size": (7, 7)},
+    "1 bin": {"output_size": (1, 1), "n": 1},
+    "odd scale": {"spatial_scale": 0.3, "size": (11, 5)},
+}
+ATTENTION: dict[str, dict[str, Any]] = {
+    "two levels": {},
+    "32 channels": {"channels": 32, "heads": 8},
+    "5 channels": {"channels": 5, "points": 3},
+    "1 level": {"shapes": ((1, 6),), "n": 1, "queries": 1},
+}
+NMS: dict[str, dict[str, Any]] = {
+    "five levels": {},
+    "one level": {"groups": 1, "iou_threshold": 0.5},
+    "1 box": {"count": 1},
+    "1000 boxes": {"count": 1000, "iou_threshold": 0.3},
 }

@@ -164,4 +164,7 @@ def _add_parser(subparsers: Any, name: str, help: str) -> argparse.ArgumentParse
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    text = str(error)
+    if "Original Traceback" in text:  # of a process that loads data
+        text = text.rpartition(f"{type(error).__name__}: ")[2]
+    return " ".join(text.split()) or type(error).__name__

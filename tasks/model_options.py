@@ -1,4 +1,4 @@
-"""The options that choose a detector or segmentor, and how it looks at pictures; the same for both commands."""
+"""The options that detection and segmentation share: the model, how it looks at pictures, what evaluation writes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from internimage.tasks import charts
+from internimage.tasks.devices import add_device_argument
 from internimage.tasks.named_models import Classifying
 from internimage.tasks.resizing import Size
 from internimage.tasks.training.run_directory import weights_file
@@ -30,6 +32,35 @@ def add_source_options(parser: argparse.ArgumentParser, lister: str, default: st
     parser.add_argument(
         "--classes", type=Path, metavar="FILE", help="classes.json of a checkpoint that doesn't say (the model's)"
     )
+
+
+def add_evaluation_options(parser: argparse.ArgumentParser, *, files: str, drawn: str) -> None:
+    """Add what an evaluation writes, and where it computes; see `check_evaluation_options`.
+
+    Args:
+        parser: to add them to.
+        files: that the folder of --output gets.
+        drawn: what --pictures shows of every picture.
+    """
+    parser.add_argument("--output", type=Path, metavar="DIR", help=f"write {files} there")
+    parser.add_argument("--pictures", action="store_true", help=f"draw every picture with {drawn}, in DIR/pictures")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--workers", type=int, default=2, help="processes that load pictures, for each process (2)")
+    add_device_argument(parser)
+
+
+def check_evaluation_options(arguments: argparse.Namespace) -> None:
+    """
+    Raises:
+        ValueError: options that can't be, or contradict each other.
+        ImportError: matplotlib is missing, and charts are to be drawn.
+    """
+    if arguments.workers < 0:
+        raise ValueError("--workers must be at least 0")
+    if arguments.output:
+        charts.require_matplotlib()
+    elif arguments.pictures:
+        raise ValueError("--pictures needs a folder to write to: give --output DIR")
 
 
 def add_view_options(parser: argparse.ArgumentParser, verb: str) -> argparse._ArgumentGroup:

@@ -1,9 +1,20 @@
 """Parts that the reports of several tasks share. Knows no task."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 NAME_WIDTH = 40  # of a table's column of class names
+
+
+def check_names(names: Sequence[str], classes: int) -> None:
+    """
+    Raises:
+        ValueError: there are more or fewer names than classes.
+    """
+    if len(names) != classes:
+        raise ValueError(f"Report: expected {classes} names, one a class, got {len(names)}")
 
 
 def fit_name(name: str) -> str:

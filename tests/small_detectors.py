@@ -52,6 +52,23 @@ def small_dino_config(**changes: Any) -> DINOConfig:
     return replace(config, **{**small, **changes})
 
 
+def assert_exports_with_free_sizes(model: nn.Module) -> None:
+    """One program of a `FixedSizeDetector` serves every size and number of images."""
+    batch = torch.export.Dim("batch", min=1, max=64)
+    height, width = (torch.export.Dim(name, min=65, max=1024) for name in ("height", "width"))
+    program = torch.export.export(
+        model,
+        (torch.randn(2, 3, 128, 160), torch.tensor([[128, 160], [100, 120]])),
+        dynamic_shapes=({0: batch, 2: height, 3: width}, {0: batch}),
+    )
+    exported = program.module()
+    for shape in ((1, 3, 96, 70), (3, 3, 201, 136)):
+        image = torch.randn(shape)
+        sizes = torch.tensor([shape[2:]]).expand(shape[0], 2) - torch.arange(shape[0]).unsqueeze(1)
+        for got, expected in zip(exported(image, sizes), model(image, sizes), strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
 def images() -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(3, *size, generator=generator) for size in ((70, 100), (96, 64))]

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from internimage.tasks.detection.objects import Objects
+from internimage.tasks.detection.objects import Ancestors, Frequency, Objects, Verified
 from internimage.tasks.detection.stored_masks import Ragged, StoredMasks, mask_area
 from internimage.tasks.folders import DatasetError, some
 from internimage.tasks.resizing import Size
-
-
-@dataclass(frozen=True, eq=False)
-class Verified:
-    """Where objects of some classes alone were looked for in each picture (federated annotation).
-
-    Attributes:
-        labels: int64, sorted; classes whose presence or absence in the picture was checked.
-        not_exhaustive: int64, sorted; classes of which the picture holds more objects than are annotated.
-    """
-
-    labels: NDArray[np.int64]
-    not_exhaustive: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +23,8 @@ class Annotations:
     Attributes:
         classes: names, by label.
         category_ids: the source's number of each class.
+        frequencies: of the classes, by label; None: the source doesn't tell.
+        ancestors: labels of the classes that each class is a kind of, by label; None: there is no hierarchy.
         names: [N], encoded paths of the pictures, relative to the root.
         image_ids: [N], the source's numbers, or encoded texts; objects, if they are too large or mixed.
         sizes: int32 [N, 2], height and width.
@@ -46,13 +35,17 @@ class Annotations:
         areas: float32 [M]; NaN: the source doesn't tell.
         mask_numbers: int64 [M], in `masks`.
         masks: None unless every object has one.
-        checked: labels that were verified in each picture; None: the source doesn't tell.
-        not_exhaustive: likewise.
+        present: labels that were verified to be in each picture, beside those of its objects; None: the source
+            doesn't tell.
+        absent: labels that were verified not to be there; likewise.
+        incomplete: labels of which not every object is marked; likewise.
         dropped: what was left out, in words.
     """
 
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
+    frequencies: tuple[Frequency, ...] | None
+    ancestors: Ancestors | None
     names: NDArray[np.bytes_]
     image_ids: NDArray[Any]
     sizes: NDArray[np.int32]
@@ -63,8 +56,9 @@ class Annotations:
     areas: NDArray[np.float32]
     mask_numbers: NDArray[np.int64]
     masks: StoredMasks | None
-    checked: Ragged | None
-    not_exhaustive: Ragged | None
+    present: Ragged | None
+    absent: Ragged | None
+    incomplete: Ragged | None
     dropped: tuple[str, ...]
 
     def size(self, index: int) -> Size:
@@ -91,10 +85,12 @@ class Annotations:
         return self.labels[slice(*self.ends[index : index + 2].tolist())]
 
     def verified(self, index: int) -> Verified | None:
-        if self.checked is None or self.not_exhaustive is None:
+        if self.present is None or self.absent is None or self.incomplete is None:
             return None
-        checked = np.union1d(self.labels_in(index), self.checked[index]).astype(np.int64)
-        return Verified(checked, np.unique(self.not_exhaustive[index]).astype(np.int64))
+        present, absent, incomplete = (
+            frozenset(rows[index].tolist()) for rows in (self.present, self.absent, self.incomplete)
+        )
+        return Verified(present.union(self.labels_in(index).tolist()), absent, incomplete)
 
 
 class Collector:
@@ -117,8 +113,7 @@ class Collector:
         self._has_mask = array("b")
         self._spoilt_masks = array("b")
         self._masks = StoredMasks()
-        self._checked = Ragged("q")
-        self._not_exhaustive = Ragged("q")
+        self._present, self._absent, self._incomplete = Ragged("q"), Ragged("q"), Ragged("q")
 
     def add_picture(self, name: bytes, image_id: int | str, size: Size) -> int:
         """Take up a picture; returns its number.
@@ -133,10 +128,11 @@ class Collector:
         self._sizes.extend(size)
         return len(self._names) - 1
 
-    def add_verified(self, labels: Iterable[int], not_exhaustive: Iterable[int]) -> None:
+    def add_verified(self, verified: Verified) -> None:
         """What is known of the classes in one picture; for each of them in turn, or for none."""
-        self._checked.append(labels)
-        self._not_exhaustive.append(not_exhaustive)
+        self._present.append(verified.present)
+        self._absent.append(verified.absent)
+        self._incomplete.append(verified.incomplete)
 
     def add_object(
         self,
@@ -171,7 +167,14 @@ class Collector:
         self._ignored.append(ignored)
         self._areas.append(area)
 
-    def finish(self, classes: Sequence[str], category_ids: Sequence[int]) -> Annotations:
+    def finish(
+        self,
+        classes: Sequence[str],
+        category_ids: Sequence[int],
+        *,
+        frequencies: Sequence[Frequency] | None = None,
+        ancestors: Ancestors | None = None,
+    ) -> Annotations:
         """Clip the boxes, drop objects that can't be, sort the others by their pictures.
 
         Raises:
@@ -197,10 +200,12 @@ class Collector:
                 "used; give masks to all to learn them"
             )
         kept = kept[np.argsort(pictures[kept], kind="stable")]
-        federated = len(self._checked) > 0
+        federated = len(self._present) > 0
         return Annotations(
             classes=tuple(classes),
             category_ids=tuple(category_ids),
+            frequencies=None if frequencies is None else tuple(frequencies),
+            ancestors=ancestors,
             names=np.array(self._names, np.bytes_),
             image_ids=_ids(self._ids),
             sizes=sizes,
@@ -211,8 +216,9 @@ class Collector:
             areas=np.array(self._areas, np.float32)[kept],
             mask_numbers=kept,
             masks=self._masks if len(kept) and not without else None,
-            checked=self._checked if federated else None,
-            not_exhaustive=self._not_exhaustive if federated else None,
+            present=self._present if federated else None,
+            absent=self._absent if federated else None,
+            incomplete=self._incomplete if federated else None,
             dropped=tuple(remarks),
         )
 

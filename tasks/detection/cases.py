@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from internimage.tasks.detection.objects import Found, Objects
+from internimage.tasks.detection.objects import Found, Objects, Verified
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +22,7 @@ class Case:
         size: height and width, pixels.
         truth: what it holds.
         found: what a detector says that it holds.
-        checked: labels that people looked for; None: all.
-        incomplete: labels of which not every object is marked.
+        verified: the labels that people looked for; None: all.
     """
 
     name: str
@@ -31,8 +30,7 @@ class Case:
     size: tuple[int, int]
     truth: Objects
     found: Found
-    checked: frozenset[int] | None = None
-    incomplete: frozenset[int] = frozenset()
+    verified: Verified | None = None
 
 
 def choose(found: Found, which: NDArray[Any]) -> Found:
@@ -55,7 +53,9 @@ def drop_unchecked(cases: Sequence[Case]) -> list[Case]:
     """Without detections of classes that nobody looked for in a picture: whether they are right is not known."""
     return [
         case
-        if case.checked is None
-        else replace(case, found=choose(case.found, np.isin(case.found.labels, list(case.checked))))
+        if (verified := case.verified) is None
+        else replace(
+            case, found=choose(case.found, np.isin(case.found.labels, list(verified.present | verified.absent)))
+        )
         for case in cases
     ]

@@ -44,4 +44,7 @@ class ChannelMapper(nn.Module):
             nn.init.xavier_uniform_(unit.conv.weight)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        # Inductor can't order the strides of a permuted map of free size that two convolutions read (torch 2.13).
+        *finer, last = maps
+        maps = [*finer, last.contiguous()]
         return [*(unit(x) for unit, x in zip(self.maps, maps, strict=True)), self.extra(maps[-1])]

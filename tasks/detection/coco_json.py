@@ -6,8 +6,9 @@ import json
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,12 @@ from tqdm import tqdm
 
 from internimage.tasks.detection.annotations import Annotations, Collector
 from internimage.tasks.detection.found_pictures import find_files, read_sizes
+from internimage.tasks.detection.objects import Frequency, Verified
 from internimage.tasks.folders import DatasetError, neighbours, some
 from internimage.tasks.resizing import Size
 
 _KEYS = ("images", "annotations", "categories")
+_RARE, _COMMON = 10, 100  # pictures that show a class of LVIS, at most (arXiv 1908.03195, section 3)
 _LARGEST_SIDE = 1 << 20  # pixels; OpenCV reads no larger ones
 _MARGIN = 2  # pixels by which a box may well reach out of its picture
 _EXPECTED = "expected x, y of the left upper corner, width and height, in pixels"
@@ -48,7 +51,8 @@ class CocoJson:
         collector = Collector(str(path))
         numbers = self._add_pictures(root, content["images"], labels, collector)
         _add_objects(content.pop("annotations"), numbers, labels, collector, path)
-        return collector.finish(tuple(categories.values()), tuple(categories))
+        frequencies = _read_frequencies(content["categories"])
+        return collector.finish(tuple(categories.values()), tuple(categories), frequencies=frequencies)
 
     def _add_pictures(
         self, root: Path, images: Sequence[Any], labels: Mapping[int, int], collector: Collector
@@ -72,7 +76,7 @@ class CocoJson:
                     _known(image.get(key, ()), labels, f"{where}: {key}")
                     for key in ("neg_category_ids", "not_exhaustive_category_ids")
                 )
-                collector.add_verified(negative + partial, partial)
+                collector.add_verified(Verified(frozenset(partial), frozenset(negative), frozenset(partial)))
         return numbers
 
 
@@ -144,6 +148,18 @@ def _read_categories(categories: Sequence[Any], path: Path) -> dict[int, str]:
     if not names:
         raise DatasetError(f"{path}: has no categories, expected at least one")
     return dict(sorted(names.items()))
+
+
+def _read_frequencies(categories: Sequence[Mapping[str, Any]]) -> tuple[Frequency, ...] | None:
+    """How frequent the classes are, in the order of their ids, as LVIS notes it; None where one lacks the note."""
+    ordered = sorted(categories, key=itemgetter("id"))
+    told = [category.get("frequency") for category in ordered]
+    if all(frequency in get_args(Frequency) for frequency in told):
+        return tuple(cast("list[Frequency]", told))
+    counts = [count for category in ordered if isinstance(count := category.get("image_count"), int)]
+    if len(counts) == len(ordered):
+        return tuple("r" if count <= _RARE else "c" if count <= _COMMON else "f" for count in counts)
+    return None
 
 
 def _known(category_ids: Any, labels: Mapping[int, int], where: str) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 from internimage.tasks.detection.average_precision import Curve
 from internimage.tasks.detection.cases import Case, best, drop_unchecked
 from internimage.tasks.detection.coco_format import Entry, result_entries, truth_entries
+from internimage.tasks.detection.objects import Frequency
 from internimage.tasks.detection.pycoco import mask_tools, quiet
 from internimage.tasks.detection.report import ClassScores, Report, mean_figures
 
 _IOU_50, _IOU_75 = 0, 5  # places of the thresholds
+_NO_FREQUENCIES = (
+    "no figures of rare, common and frequent classes: some categories have neither a frequency nor an image_count"
+)
 _AREAS = {"s": 1, "m": 2, "l": 3}
-_RARE, _COMMON = 10, 100  # pictures of a class, at most
 
 Scores = NDArray[np.float64]
 
@@ -47,7 +50,7 @@ def lvis_report(
     *,
     masks: bool,
     limit: int = 300,
-    image_counts: Sequence[int] | None = None,
+    frequencies: Sequence[Frequency] | None = None,
 ) -> Report:
     """
     Args:
@@ -55,14 +58,14 @@ def lvis_report(
         num_classes: that there are.
         masks: judge them too.
         limit: of detections of a picture that count; LVIS's figures are those of 300.
-        image_counts: how many training pictures show a class, by label, for the figures of rare (up to 10), common
-            (up to 100) and frequent classes; None: without these figures.
+        frequencies: of the classes, by label, for the figures of rare, common and frequent ones; None: without.
 
     Raises:
         ValueError: no picture holds an object that counts.
     """
     cut = [replace(case, found=best(case.found, limit)) for case in drop_unchecked(cases)]
-    return _report(cut, num_classes, masks=masks, limit=limit, image_counts=image_counts)
+    report = _report(cut, num_classes, masks=masks, limit=limit, frequencies=frequencies)
+    return report if frequencies is not None else replace(report, note=_NO_FREQUENCIES)
 
 
 def _report(
@@ -71,7 +74,7 @@ def _report(
     *,
     masks: bool,
     limit: int,
-    image_counts: Sequence[int] | None = None,
+    frequencies: Sequence[Frequency] | None = None,
 ) -> Report:
     cases = sorted(cases, key=lambda case: case.image_id)  # the order of pycocotools, for equal scores
     objects = np.zeros(num_classes, int)
@@ -86,7 +89,7 @@ def _report(
     mean_figures(per_class)  # raises where there is nothing to judge
     figures: dict[str, float] = {}
     for kind, (precision, recall) in scores.items():
-        figures |= {f"{kind}_{name}": value for name, value in _figures(precision, recall, image_counts)}
+        figures |= {f"{kind}_{name}": value for name, value in _figures(precision, recall, frequencies)}
     curves = {
         label: Curve(np.linspace(0, 1, 101), scores["box"][0][_IOU_50, :, label, 0])
         for label, count in enumerate(objects)
@@ -95,7 +98,7 @@ def _report(
     return Report(len(cases), figures, per_class, curves)
 
 
-def _figures(precision: Scores, recall: Scores, image_counts: Sequence[int] | None) -> Iterator[tuple[str, float]]:
+def _figures(precision: Scores, recall: Scores, frequencies: Sequence[Frequency] | None) -> Iterator[tuple[str, float]]:
     """Means over what there is; pycocotools marks the rest by -1."""
     parts = {
         "ap": precision[..., 0],
@@ -104,11 +107,8 @@ def _figures(precision: Scores, recall: Scores, image_counts: Sequence[int] | No
         **{f"ap{letter}": precision[..., place] for letter, place in _AREAS.items()},
         "ar": recall[..., 0],
     }
-    if image_counts is not None:
-        counts = np.asarray(image_counts)
-        rare, frequent = counts <= _RARE, counts > _COMMON
-        groups = {"apr": rare, "apc": ~rare & ~frequent, "apf": frequent}
-        parts |= {name: precision[:, :, group, 0] for name, group in groups.items()}
+    if frequencies is not None:
+        parts |= {f"ap{one}": precision[:, :, np.asarray(frequencies) == one, 0] for one in get_args(Frequency)}
     for name, part in parts.items():
         known = part[part > -1]
         if known.size:
@@ -130,7 +130,8 @@ def _evaluate(cases: Sequence[Case], num_classes: int, iou_type: str, limit: int
 
         def evaluateImg(self, image: int, category: int, *limits: Any) -> Any:  # noqa: N802  (pycocotools' name)
             result = super().evaluateImg(image, category, *limits)
-            if result is not None and category in cases[image].incomplete:
+            verified = cases[image].verified
+            if result is not None and verified is not None and category in verified.incomplete:
                 result["dtIgnore"] |= result["dtMatches"] == 0
             return result
 

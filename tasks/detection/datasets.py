@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import difflib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from internimage.tasks.detection.annotations import Annotations, Verified
+from internimage.tasks.detection.annotations import Annotations
 from internimage.tasks.detection.layouts import LAYOUTS, Layout, Metric, Part
-from internimage.tasks.detection.objects import Objects
+from internimage.tasks.detection.objects import Objects, Verified
+from internimage.tasks.detection.open_images import OpenImages
 from internimage.tasks.folders import DatasetError, listing, neighbours, some
 from internimage.tasks.images import Image, ImageError, read_image
 from internimage.tasks.resizing import Size
@@ -51,6 +52,8 @@ class DetectionData:
         metric: how results are measured.
         classes: names, by label.
         category_ids: the source's number of each class, by label.
+        frequencies: of the classes, by label, as LVIS tells them; None: the source doesn't.
+        ancestors: labels of the classes that each class of Open Images is a kind of; None: there is no hierarchy.
         has_masks: every object has a mask.
         dropped: remarks on what of the annotations is left out, one a line; for the caller to print.
     """
@@ -59,6 +62,8 @@ class DetectionData:
         self.metric = metric
         self.classes = annotations.classes
         self.category_ids = annotations.category_ids
+        self.frequencies = annotations.frequencies
+        self.ancestors = annotations.ancestors
         self.has_masks = annotations.masks is not None
         self.dropped = annotations.dropped
         self._root = root
@@ -138,7 +143,7 @@ class DetectionData:
         return image
 
 
-def open_dataset(root: Path, split: str, layout: str | None = None) -> DetectionData:
+def open_dataset(root: Path, split: str, layout: str | None = None, *, hierarchy: Path | None = None) -> DetectionData:
     """Open one split of the data set in a folder.
 
     Classes are labelled from 0 in the order of the source's numbers. Crowd regions, difficult objects and the like are
@@ -149,6 +154,7 @@ def open_dataset(root: Path, split: str, layout: str | None = None) -> Detection
         root: folder of the data.
         split: "train" or "val", whatever the data set calls it.
         layout: a name in `LAYOUTS`; None: recognised by what the root holds. LVIS beside COCO must be named.
+        hierarchy: file of the classes of Open Images; None: the one beside the annotations, where there is one.
 
     Raises:
         DatasetError: no such folder, split or layout; annotations that are missing, damaged, of another format, or
@@ -159,8 +165,14 @@ def open_dataset(root: Path, split: str, layout: str | None = None) -> Detection
         raise DatasetError(f"there is no split {split!r} of a data set of detection, expected {' or '.join(SPLITS)}")
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder{neighbours(root)}")
-    row = LAYOUTS[_recognised(root, split) if layout is None else _known(layout)]
-    return DetectionData(root, row.metric, _part(root, row, split).read(root))
+    name = _recognised(root, split) if layout is None else _known(layout)
+    row = LAYOUTS[name]
+    part = _part(root, row, split)
+    if hierarchy is not None:
+        if not isinstance(part, OpenImages):
+            raise DatasetError(f"{hierarchy}: classes have a hierarchy in Open Images alone, but {root} is {name}")
+        part = replace(part, hierarchy=hierarchy)
+    return DetectionData(root, row.metric, part.read(root))
 
 
 def trainable(data: DetectionData, *, keep_empty: bool = False) -> NDArray[np.int64]:

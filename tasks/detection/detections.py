@@ -34,6 +34,8 @@ class Detections(NamedTuple):
 class Detector(Protocol):
     """What finds objects in a padded batch."""
 
+    training: bool
+
     @property
     def has_masks(self) -> bool:
         """It draws masks."""
@@ -54,6 +56,7 @@ class FixedSizeDetector(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
+        self.train(detector.training)
 
     def forward(self, image: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
         return self.detector.find(image, _whole_sizes(image) if sizes is None else sizes)

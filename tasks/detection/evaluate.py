@@ -25,8 +25,8 @@ from internimage.tasks.detection.pictures import comparison_picture, sheet
 from internimage.tasks.detection.report import Report
 from internimage.tasks.detection.result_charts import confusion_chart, curve_chart
 from internimage.tasks.detection.trained import Trained, add_model_arguments, load_from_arguments
-from internimage.tasks.devices import add_device_argument
 from internimage.tasks.images import Image, ImageError, write_image
+from internimage.tasks.model_options import add_evaluation_options, check_evaluation_options
 from internimage.tasks.picture_files import annotation_paths
 from internimage.tasks.training.distributed import Processes, join_processes
 from internimage.tasks.training.samples import worker_init
@@ -64,40 +64,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the folder with the data set")
     parser.add_argument("--split", default="val", help="which split (val)")
     parser.add_argument("--layout", metavar="NAME", help="of the folder (seen from what it holds)")
-    add_model_arguments(parser)
     parser.add_argument(
-        "--output",
+        "--hierarchy",
         type=Path,
-        metavar="DIR",
-        help="write metrics.json, report.txt, results.json (COCO's format), curves.png, confusion.png and samples.png "
-        "(best and worst pictures) there",
+        metavar="FILE",
+        help="of Open Images' classes (bbox_labels_600_hierarchy.json beside the annotations); objects count for the "
+        "classes above theirs, too",
     )
     parser.add_argument(
-        "--pictures", action="store_true", help="draw every picture with truth and detections, in DIR/pictures"
+        "--expand-detections",
+        action="store_true",
+        help="detections count for the classes above theirs, too: for models that were trained without the hierarchy",
+    )
+    add_model_arguments(parser)
+    add_evaluation_options(
+        parser,
+        files="metrics.json, report.txt, results.json (COCO's format), curves.png, confusion.png and samples.png (best "
+        "and worst pictures)",
+        drawn="truth and detections",
     )
     parser.add_argument(
         "--threshold", type=float, default=DRAWN, help=f"least score of detections in pictures and confusion ({DRAWN})"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_argument("--workers", type=int, default=2, help="processes that load pictures, for each process (2)")
-    add_device_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print and write the metrics; 1 where pictures could not be read."""
-    if arguments.workers < 0:
-        raise ValueError("--workers must be at least 0")
+    check_evaluation_options(arguments)
     if not 0 <= arguments.threshold <= 1:
         raise ValueError(f"--threshold must be from 0 to 1, got {arguments.threshold}")
-    if arguments.output:
-        charts.require_matplotlib()
-    elif arguments.pictures:
-        raise ValueError("--pictures needs a folder to write to: give --output DIR")
     with join_processes(arguments.device) as processes:
         trained = load_from_arguments(arguments, processes.device)
-        dataset = open_dataset(arguments.data, arguments.split, arguments.layout)
+        dataset = open_dataset(arguments.data, arguments.split, arguments.layout, hierarchy=arguments.hierarchy)
+        if arguments.expand_detections and dataset.ancestors is None:
+            raise ValueError("--expand-detections needs the hierarchy of Open Images' classes: give --hierarchy FILE")
         check_classes(trained.classes, dataset.classes)
-        evaluation = evaluate(trained, dataset, processes, workers=arguments.workers)
+        evaluation = evaluate(
+            trained, dataset, processes, workers=arguments.workers, expand_detections=arguments.expand_detections
+        )
         if processes.is_main:
             _print(evaluation, dataset.classes, as_json=arguments.json)
             if arguments.output:
@@ -125,7 +129,9 @@ def check_classes(of_model: Classes, of_data: Sequence[str]) -> None:
             )
 
 
-def evaluate(trained: Trained, dataset: DetectionData, processes: Processes, *, workers: int) -> Evaluation:
+def evaluate(
+    trained: Trained, dataset: DetectionData, processes: Processes, *, workers: int, expand_detections: bool = False
+) -> Evaluation:
     """Detect and judge a data set that the processes share; each picture counts once, and all get the same result.
 
     Args:
@@ -133,6 +139,7 @@ def evaluate(trained: Trained, dataset: DetectionData, processes: Processes, *, 
         dataset: with pictures of any sizes.
         processes: who takes part. Each sees equally many pictures, as sharded models need it.
         workers: that load, for each process.
+        expand_detections: see `open_images_report`.
 
     Raises:
         ValueError: no picture holds an object that counts.
@@ -157,7 +164,15 @@ def evaluate(trained: Trained, dataset: DetectionData, processes: Processes, *, 
             found[index] = result
     parts = processes.gather((found, corrupt))
     places, cases = zip(*sorted(_cases(dataset, [part for part, _ in parts])), strict=True) or ((), ())
-    report = judge(dataset.metric, cases, len(dataset.classes), limit=trained.counted)
+    report = judge(
+        dataset.metric,
+        cases,
+        len(dataset.classes),
+        limit=trained.counted,
+        frequencies=dataset.frequencies,
+        ancestors=dataset.ancestors,
+        expand_detections=expand_detections,
+    )
     return Evaluation(report, cases, places, tuple(sorted({name for _, names in parts for name in names})))
 
 
@@ -189,7 +204,6 @@ def write_evaluation(evaluation: Evaluation, dataset: DetectionData, folder: Pat
 def _cases(dataset: DetectionData, parts: Iterable[dict[int, Found]]) -> Iterator[tuple[int, Case]]:
     for part in parts:
         for index, found in part.items():
-            verified = dataset.verified(index)
             yield (
                 index,
                 Case(
@@ -198,8 +212,7 @@ def _cases(dataset: DetectionData, parts: Iterable[dict[int, Found]]) -> Iterato
                     dataset.size(index),
                     dataset.objects(index),
                     found,
-                    None if verified is None else frozenset(verified.labels.tolist()),
-                    frozenset() if verified is None else frozenset(verified.not_exhaustive.tolist()),
+                    dataset.verified(index),
                 ),
             )
 

@@ -8,6 +8,7 @@ from internimage.tasks.detection.cases import Case
 from internimage.tasks.detection.coco_metrics import coco_report, lvis_report
 from internimage.tasks.detection.crowd_metrics import crowd_report
 from internimage.tasks.detection.layouts import Metric
+from internimage.tasks.detection.objects import Ancestors, Frequency
 from internimage.tasks.detection.open_images_metrics import open_images_report
 from internimage.tasks.detection.report import Report
 from internimage.tasks.detection.voc_metrics import voc_report
@@ -31,7 +32,9 @@ def judge(
     num_classes: int,
     *,
     limit: int | None = None,
-    image_counts: Sequence[int] | None = None,
+    frequencies: Sequence[Frequency] | None = None,
+    ancestors: Ancestors | None = None,
+    expand_detections: bool = False,
 ) -> Report:
     """What a data set's metric says.
 
@@ -40,7 +43,9 @@ def judge(
         cases: its pictures.
         num_classes: that there are.
         limit: of detections of a picture that count; None: as many as the data set's authors count.
-        image_counts: of LVIS, see `lvis_report`.
+        frequencies: of the classes of LVIS, see `lvis_report`.
+        ancestors: of the classes of Open Images, see `open_images_report`.
+        expand_detections: likewise.
 
     Raises:
         ValueError: no picture holds an object that counts.
@@ -50,10 +55,10 @@ def judge(
         case "coco":
             return coco_report(cases, num_classes, masks=masks, limit=limit or 100)
         case "lvis":
-            return lvis_report(cases, num_classes, masks=masks, limit=limit or 300, image_counts=image_counts)
+            return lvis_report(cases, num_classes, masks=masks, limit=limit or 300, frequencies=frequencies)
         case "voc":
             return voc_report(cases, num_classes)
         case "crowd_human":
             return crowd_report(cases, num_classes)
         case "open_images":
-            return open_images_report(cases, num_classes)
+            return open_images_report(cases, num_classes, ancestors, expand_detections=expand_detections)

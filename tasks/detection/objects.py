@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 RLE = Mapping[str, Any]  # a mask as pycocotools encodes it: {"size": [H, W], "counts": bytes}
+Ancestors = tuple[frozenset[int], ...]  # by label, the labels that it is a kind of
+Frequency = Literal["r", "c", "f"]  # of a class in LVIS: rare, common, frequent
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +31,21 @@ class Objects:
     ignored: NDArray[np.bool_]
     areas: NDArray[np.float32]
     masks: tuple[RLE, ...] | None
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Labels of which people know whether a picture holds them, where they looked for some alone.
+
+    Attributes:
+        present: there are objects.
+        absent: there is none.
+        incomplete: of those present, labels of which not every object is marked.
+    """
+
+    present: frozenset[int] = frozenset()
+    absent: frozenset[int] = frozenset()
+    incomplete: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,12 +13,15 @@ from tqdm import tqdm
 
 from internimage.tasks.detection.annotations import Annotations, Collector
 from internimage.tasks.detection.found_pictures import find_files, read_sizes
+from internimage.tasks.detection.hierarchy import read_hierarchy
+from internimage.tasks.detection.objects import Verified
 from internimage.tasks.folders import DatasetError, neighbours
 
 _CLASSES = "class-descriptions-boxable.csv"
 _HEADER = "LabelName"  # of the table of classes, where it has one
 _BOX_COLUMNS = ("ImageID", "LabelName", "XMin", "YMin", "XMax", "YMax", "IsGroupOf")
-_LABEL_COLUMNS = ("ImageID", "LabelName")
+_LABEL_COLUMNS = ("ImageID", "LabelName", "Confidence")
+_HIERARCHY = "bbox_labels_600_hierarchy.json"
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,14 @@ class OpenImages:
         boxes: a table.
         labels: a table of the classes that were verified to be in a picture or not; used where it is there.
         folders: where the pictures may lie, relative to the root.
+        hierarchy: of the classes; None: the published file beside the tables, where there is one.
     """
 
     folder: str
     boxes: str
     labels: str
     folders: tuple[str, ...]
+    hierarchy: Path | None = None
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -57,9 +62,12 @@ class OpenImages:
             corners = x1 * width, y1 * height, x2 * width, y2 * height
             collector.add_object(number, corners, label, ignored=bool(table.groups[row]))
         if (folder / self.labels).is_file():
-            for verified in _read_verified(folder / self.labels, labels, table.numbers):
-                collector.add_verified(verified, ())
-        return collector.finish(names, range(1, len(names) + 1))
+            for present, absent in _read_verified(folder / self.labels, labels, table.numbers):
+                collector.add_verified(Verified(frozenset(present), frozenset(absent)))
+        ancestors = None
+        if self.hierarchy is not None or (folder / _HIERARCHY).is_file():
+            ancestors = read_hierarchy(self.hierarchy or folder / _HIERARCHY, labels)
+        return collector.finish(names, range(1, len(names) + 1), ancestors=ancestors)
 
 
 class _Boxes:
@@ -105,12 +113,17 @@ def _read_classes(path: Path) -> tuple[dict[str, int], list[str]]:
     return labels, [row[1] for row in rows]
 
 
-def _read_verified(path: Path, labels: Mapping[str, int], numbers: Mapping[str, int]) -> list[set[int]]:
-    """The labels that were verified in each picture. Those of other classes and pictures don't count."""
-    verified: list[set[int]] = [set() for _ in numbers]
-    for _, (image_id, label) in _rows(path, _LABEL_COLUMNS):
+def _read_verified(
+    path: Path, labels: Mapping[str, int], numbers: Mapping[str, int]
+) -> list[tuple[set[int], set[int]]]:
+    """The labels that each picture was verified to hold, and not to; only of these classes and pictures."""
+    verified: list[tuple[set[int], set[int]]] = [(set(), set()) for _ in numbers]
+    for line, (image_id, label, confidence) in _rows(path, _LABEL_COLUMNS):
+        if confidence not in ("0", "1"):
+            raise DatasetError(f"{path}: line {line}: has the confidence {confidence}, expected 1 (verified) or 0")
         if image_id in numbers and label in labels:
-            verified[numbers[image_id]].add(labels[label])
+            present, absent = verified[numbers[image_id]]
+            (present if confidence == "1" else absent).add(labels[label])
     return verified
 
 

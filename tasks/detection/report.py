@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from internimage.tasks.detection.average_precision import Curve
-from internimage.tasks.reports import NAME_WIDTH, fit_name, list_names
+from internimage.tasks.reports import NAME_WIDTH, check_names, fit_name, list_names
 
 _MOST_WORST = 10
 _LISTED_ABSENT = 30
@@ -64,12 +64,14 @@ class Report:
             from, such as the AP of small objects where all are large, is left out.
         per_class: by label.
         curves: recall and precision at IoU 0.5, of the labels that occur.
+        note: what the figures lack, in words.
     """
 
     pictures: int
     figures: Mapping[str, float]
     per_class: tuple[ClassScores, ...]
     curves: Mapping[int, Curve] = field(repr=False, compare=False)
+    note: str = ""
 
     @property
     def headline(self) -> str:
@@ -98,12 +100,13 @@ class Report:
         Raises:
             ValueError: there are more or fewer names than classes.
         """
-        self._check_names(names)
+        check_names(names, len(self.per_class))
         rows = zip(names, self.per_class, strict=True)
         return {
             "pictures": self.pictures,
             "objects": self.objects,
             **self.figures,
+            **({"note": self.note} if self.note else {}),
             "absent": [names[label] for label in self.absent],
             "per_class": [{"name": name, "objects": row.objects, **row.figures} for name, row in rows],
         }
@@ -117,12 +120,13 @@ class Report:
         Raises:
             ValueError: there are more or fewer names than classes.
         """
-        self._check_names(names)
+        check_names(names, len(self.per_class))
         return [
             f"{'pictures':<32}{self.pictures:>10,d}",
             f"{'objects':<32}{self.objects:>10,d}",
             *(f"{_TITLES[name]:<32}{value:>10.2%}" for name, value in self.figures.items()),
             *self._class_lines(names),
+            *([self.note] if self.note else []),
         ]
 
     def _class_lines(self, names: Sequence[str]) -> Iterator[str]:
@@ -138,10 +142,6 @@ class Report:
         if self.absent:
             absent = list_names([names[label] for label in self.absent], _LISTED_ABSENT)
             yield f"without objects, left out of the means: {absent}"
-
-    def _check_names(self, names: Sequence[str]) -> None:
-        if len(names) != len(self.per_class):
-            raise ValueError(f"Report: expected {len(self.per_class)} names, one a class, got {len(names)}")
 
 
 def mean_figures(per_class: Sequence[ClassScores]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,13 @@ def train(
     """
     training_data = open_dataset(data, "train", recipe.layout)
     validation_data = open_dataset(data, "val", recipe.layout)
+    if training_data.classes != validation_data.classes:
+        pairs = zip_longest(training_data.classes, validation_data.classes)
+        label, (learned, judged) = next(item for item in enumerate(pairs) if item[1][0] != item[1][1])
+        raise ValueError(
+            f"{data}: the classes of the training and the validation pictures differ: class {label} is {learned!r} in "
+            f"one and {judged!r} in the other; give both the same categories"
+        )
     if recipe.config.masks and not training_data.has_masks:
         raise ValueError(
             f"{recipe.model} learns masks, but the objects of {data} have none; give a --model without them, such as "

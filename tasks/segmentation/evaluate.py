@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from internimage.tasks import charts
-from internimage.tasks.devices import add_device_argument
 from internimage.tasks.images import Image, ImageError, write_image
+from internimage.tasks.model_options import add_evaluation_options, check_evaluation_options
 from internimage.tasks.picture_files import annotation_paths
 from internimage.tasks.segmentation.class_names import IGNORED, Classes
 from internimage.tasks.segmentation.datasets import Sample, SegmentationData, open_dataset
@@ -50,25 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--layout", metavar="NAME", help=f"of the folder: {', '.join(LAYOUTS)} (seen from what the folder holds)"
     )
     add_model_arguments(parser)
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="write metrics.json, report.txt, iou.png and samples.png there"
+    add_evaluation_options(
+        parser, files="metrics.json, report.txt, iou.png and samples.png", drawn="truth, prediction and errors"
     )
-    parser.add_argument(
-        "--pictures", action="store_true", help="draw every picture with truth, prediction and errors, in DIR/pictures"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_argument("--workers", type=int, default=2, help="processes that load pictures, for each process (2)")
-    add_device_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print and write the metrics; 1 where pictures could not be read."""
-    if arguments.workers < 0:
-        raise ValueError("--workers must be at least 0")
-    if arguments.output:
-        charts.require_matplotlib()
-    elif arguments.pictures:
-        raise ValueError("--pictures needs a folder to write to: give --output DIR")
+    check_evaluation_options(arguments)
     with join_processes(arguments.device) as processes:
         trained = load_from_arguments(arguments, processes.device)
         dataset = open_dataset(arguments.data, arguments.split, arguments.layout)

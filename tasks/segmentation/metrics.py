@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from internimage.tasks.reports import NAME_WIDTH, fit_name, list_names, matrix_entries
+from internimage.tasks.reports import NAME_WIDTH, check_names, fit_name, list_names, matrix_entries
 from internimage.tasks.segmentation.class_names import IGNORED
 
 _MOST_WORST = 10
@@ -76,7 +76,7 @@ class Report:
         Raises:
             ValueError: there are more or fewer names than classes.
         """
-        self._check_names(names)
+        check_names(names, len(self.per_class))
         rows = zip(names, self.per_class, strict=True)
         return {
             "pixels": self.pixels,
@@ -97,7 +97,7 @@ class Report:
         Raises:
             ValueError: there are more or fewer names than classes.
         """
-        self._check_names(names)
+        check_names(names, len(self.per_class))
         return [
             f"labelled pixels               {self.pixels:14,d}",
             f"mean IoU                      {self.miou:14.2%}",
@@ -120,10 +120,6 @@ class Report:
         if self.absent:
             absent = list_names([names[label] for label in self.absent], _LISTED_ABSENT)
             yield f"neither labelled nor predicted, left out of the means: {absent}"
-
-    def _check_names(self, names: Sequence[str]) -> None:
-        if len(names) != len(self.per_class):
-            raise ValueError(f"Report: expected {len(self.per_class)} names, one a class, got {len(names)}")
 
 
 class SegmentationMetrics:

@@ -9,6 +9,7 @@ import torch
 from internimage.tasks.images import ImageError
 
 _MOST_REPLACED = 100  # in a row
+_TOLD = 10
 
 Sample = TypeVar("Sample")
 
@@ -34,7 +35,8 @@ def first_readable(read: Callable[[int], Sample], index: int, count: int) -> tup
             return read(current), corrupt
         except (ImageError, OSError) as error:
             corrupt.append(reason(error))
-    raise ImageError(f"{len(corrupt)} samples in a row can't be read: {'; '.join(corrupt)}")
+    more = f"; and {len(corrupt) - _TOLD} more" if len(corrupt) > _TOLD else ""
+    raise ImageError(f"{len(corrupt)} samples in a row can't be read: {'; '.join(corrupt[:_TOLD])}{more}")
 
 
 def reason(error: ImageError | OSError) -> str:

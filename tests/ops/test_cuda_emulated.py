@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cuda_cases import CASES
+from cuda_cases import DCNV3 as CASES
 from cuda_emulation import (
     ACCUMULATORS,
     DTYPES,

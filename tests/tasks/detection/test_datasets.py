@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 from internimage.tasks.detection.datasets import open_dataset, trainable
 from internimage.tasks.detection.found_pictures import read_sizes
 from internimage.tasks.detection.layouts import LAYOUTS
+from internimage.tasks.detection.objects import Verified
 from internimage.tasks.detection.voc_xml import VOC_CLASSES
 from internimage.tasks.folders import DatasetError
 from internimage.tasks.images import ImageError, read_image
@@ -277,11 +278,10 @@ def test_what_was_verified_in_federated_data_is_told(tmp_path):
     ]
     content = coco(images, [annotation(1, category_id=5)], (9, 5, 2, 1))
     data = open_dataset(put(tmp_path, {"lvis_v1_val.json": content, "a.png": (40, 60), "b.png": (40, 60)}), "val")
-    assert data.verified(0).labels.tolist() == [1, 2, 3]  # of the ids 2, 5, 9
-    assert data.verified(0).not_exhaustive.tolist() == [2]
-    assert data.verified(1).labels.tolist() == data.verified(1).not_exhaustive.tolist() == []
+    assert data.verified(0) == Verified(present={2}, absent={1, 3}, incomplete={2})  # of the ids 1, 2, 5, 9
+    assert data.verified(1) == Verified()
     opened = open_dataset(put(tmp_path, LAID_OUT["open_images"][0]), "train", "open_images")
-    assert [opened.verified(index).labels.tolist() for index in range(2)] == [[0, 1], [0, 1]]
+    assert [opened.verified(index) for index in range(2)] == [Verified({0, 1}), Verified({0}, absent={1})]
     own = open_dataset(put(tmp_path, LAID_OUT["coco_json beside"][0]), "train")
     assert own.verified(0) is None
 
@@ -365,6 +365,14 @@ def test_what_is_spoilt_is_named(name, tmp_path):
     with pytest.raises(DatasetError, match=message) as error:
         open_dataset(put(tmp_path, files), "train")
     assert "\n" not in str(error.value)
+
+
+def test_other_data_than_open_images_has_no_hierarchy(tmp_path):
+    put(tmp_path, LAID_OUT["coco_json in images"][0])
+    with pytest.raises(
+        DatasetError, match=r"tree.json: classes have a hierarchy in Open Images alone, but .* coco_json"
+    ):
+        open_dataset(tmp_path, "train", hierarchy=tmp_path / "tree.json")
 
 
 def test_wrong_names_are_named(tmp_path):

@@ -4,45 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
 from detection_processes import evaluate_share, process
+from fresh_detectors import CLASSES, HEIGHT, WIDTH, picture, save_fresh
 from pycocotools import mask as coco_masks
 
-from internimage.checkpoint import save_state_dict
 from internimage.tasks import cli
-from internimage.tasks.detection import create_detector
-from internimage.tasks.detection.class_names import Classes
 from internimage.tasks.detection.coco_format import result_entries
 from internimage.tasks.detection.pycoco import quiet
-from internimage.tasks.detection.trained import Trained, description
-from internimage.tasks.detection.views import Views
-from internimage.tasks.images import Image, read_image, write_image
+from internimage.tasks.images import read_image, write_image
 from internimage.tasks.training.distributed import Processes
 from internimage.tasks.videos import new_video, open_video
-
-CLASSES = Classes(("disc", "square"), (3, 7))
-VIEWS = Views((96, 96))
-HEIGHT, WIDTH = 60, 80
-
-
-def picture(seed: int) -> Image:
-    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    return cv2.resize(noise, (WIDTH, HEIGHT)).astype(np.uint8)
-
-
-def save_fresh(path: Path, name: str) -> Trained:
-    """Weights of a fresh detector that finds something everywhere."""
-    torch.manual_seed(0)
-    model = create_detector(name, num_classes=2)
-    for parameter in (*model.rpn.parameters(), *model.roi_heads.box_heads.parameters()):
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.03 if parameter.dim() == 2 else 0.05)
-    save_state_dict(model.state_dict(), path, description(name, model, CLASSES, VIEWS))
-    return Trained(model.eval(), CLASSES, VIEWS)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_detectors import METHODS, Convolutions, images, small_detector, targets
+from small_detectors import METHODS, Convolutions, assert_exports_with_free_sizes, images, small_detector, targets
 
 from internimage.tasks.detection import FixedSizeDetector
 from internimage.tasks.detection.batch import pad_images
@@ -148,19 +148,7 @@ def test_one_export_serves_every_size_and_number_of_images() -> None:
     torch.manual_seed(0)
     config = replace(get_config(METHODS["mask"]), channels=8, hidden_channels=8)
     model = FixedSizeDetector(on_backbone(Convolutions(), config, 3)).eval()
-    batch = torch.export.Dim("batch", min=1, max=64)
-    height, width = (torch.export.Dim(name, min=65, max=1024) for name in ("height", "width"))
-    program = torch.export.export(
-        model,
-        (torch.randn(2, 3, 128, 160), torch.tensor([[128, 160], [100, 120]])),
-        dynamic_shapes=({0: batch, 2: height, 3: width}, {0: batch}),
-    )
-    exported = program.module()
-    for shape in ((1, 3, 96, 70), (3, 3, 201, 136)):
-        image = torch.randn(shape)
-        sizes = torch.tensor([shape[2:]]).expand(shape[0], 2) - torch.arange(shape[0]).unsqueeze(1)
-        for got, expected in zip(exported(image, sizes), model(image, sizes), strict=True):
-            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    assert_exports_with_free_sizes(model)
 
 
 @torch.no_grad()

@@ -125,6 +125,34 @@ def test_two_processes_shard_dino_on_a_composite_backbone(tmp_path):
         assert torch.equal(weight, before[name]) == (name in frozen or not weight.is_floating_point()), name
 
 
+def test_both_splits_must_have_the_same_classes(shapes, tmp_path, capsys):
+    data = tmp_path / "shapes"
+    (data / "annotations").mkdir(parents=True)
+    (data / "images").symlink_to(shapes / "images")
+    for path in (shapes / "annotations").iterdir():
+        content = json.loads(path.read_text())
+        if "val" in path.name:
+            content["categories"].append({"id": 99, "name": "cube"})
+        (data / "annotations" / path.name).write_text(json.dumps(content))
+    assert train(data, tmp_path / "run") == 1
+    message = f"class {len(NAMES)} is None in one and 'cube' in the other; give both the same categories"
+    assert message in capsys.readouterr().err
+
+
+def test_that_no_picture_can_be_read_is_told_in_one_line(shapes, tmp_path, capsys):
+    data = tmp_path / "shapes"
+    data.mkdir()
+    (data / "annotations").symlink_to(shapes / "annotations")
+    for path in (shapes / "images").rglob("*.png"):
+        spoilt = data / path.relative_to(shapes)
+        spoilt.parent.mkdir(parents=True, exist_ok=True)
+        spoilt.write_bytes(b"no picture")
+    assert train(data, tmp_path / "run", "--workers", "1") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("internimage: error: 16 samples in a row can't be read: ")
+    assert error.endswith("; and 6 more")
+
+
 def test_masks_need_data_that_has_them(shapes, tmp_path, capsys):
     data = tmp_path / "boxes"
     (data / "annotations").mkdir(parents=True)

@@ -32,3 +32,5 @@ def test_the_next_readable_sample_is_taken(broken, index, sample, corrupt):
 def test_samples_that_are_all_broken_are_named():
     with pytest.raises(ImageError, match="3 samples in a row can't be read: 1: damaged; 2: damaged; 0: damaged"):
         first_readable(reader(range(3)), 1, 3)
+    with pytest.raises(ImageError, match=r"20 samples in a row .*; 9: damaged; and 10 more$"):
+        first_readable(reader(range(20)), 0, 20)
