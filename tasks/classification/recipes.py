@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from internimage.tasks.classification.augment import Augmentation
+from internimage.tasks.augment import Augmentation
 from internimage.tasks.training.recipe import Recipe, value
 from internimage.variants import VARIANTS
 
