@@ -25,6 +25,7 @@ from tqdm import tqdm
 from internimage.tasks.training.shard_index import SMALL, ShardError, Stamp, load_index, split_name, stamp_of
 from internimage.weight_files import written_whole
 
+PICTURES = ("jpg", "jpeg", "png", "webp")  # extensions of the picture of a sample
 COMPRESSED_NAME = re.compile(r"\.(tgz|tbz2?|txz|tzst|tar\.\w+)$")
 
 _MOST_OPEN = 128  # shards that a process keeps open, with their indices
@@ -102,13 +103,19 @@ class TarShards:
         if lacking.size:
             raise _lacking(opened, int(lacking[0]), extensions)
 
-    def texts(self, shard: int, extension: str) -> NDArray[np.bytes_]:
+    def texts(self, shard: int, extension: str, *, required: bool = True) -> NDArray[np.bytes_]:
         """One short member of each sample of one shard, such as its label; NUL bytes at its end are lost.
 
+        Args:
+            shard: its number.
+            extension: of the member.
+            required: every sample must have it; else those that lack it are passed over.
+
         Raises:
-            ShardError: a sample has no such member.
+            ShardError: a sample has no such member, and must have.
         """
-        self.check(shard, extension)
+        if required:
+            self.check(shard, extension)
         opened = self._opened(shard)
         members = np.flatnonzero(opened.index.is_one_of([extension]))
         if (opened.index.size[members] <= SMALL).all():
@@ -123,6 +130,12 @@ class TarShards:
 
     def _opened(self, shard: int) -> "_OpenShard":
         return _open(self._paths[shard], self._stamps[shard])
+
+
+def shards_of_split(folder: Path, split: str) -> list[Path]:
+    """The tar files in a folder that hold a split: {split}*.tar, else {split}/*.tar."""
+    name = glob.escape(split)
+    return sorted(folder.glob(f"{name}*.tar")) or sorted(folder.glob(f"{name}/*.tar"))
 
 
 def write_shards(
