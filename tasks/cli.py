@@ -44,6 +44,7 @@ COMMANDS: dict[str, _Command | _TaskCommand] = {
     ),
     "train": _TaskCommand(
         {
+            "pretraining": _Command("internimage.tasks.pretraining.train", "pre-train an encoder by a recipe"),
             "classification": _Command("internimage.tasks.classification.train", "train a classifier by a recipe"),
             "segmentation": _Command("internimage.tasks.segmentation.train", "train a segmentor by a recipe"),
             "detection": _Command("internimage.tasks.detection.train", "train a detector by a recipe"),

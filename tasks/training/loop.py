@@ -41,11 +41,12 @@ Figures = dict[str, float]
 class Task(Protocol):
     """What a task brings to the loop."""
 
-    best: str | None
-    """The figure of `evaluate` that is largest for the best weights; None: the newest count as the best."""
-
     metadata: dict[str, str]
     """What stands beside the weights in a safetensors file."""
+
+    @property
+    def best(self) -> str | None:
+        """The figure of `evaluate` that is largest for the best weights; None: the newest count as the best."""
 
     def loss(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> Tensor:
         """The loss of a part of a step, a mean over its images. `rng` is the only source of randomness."""

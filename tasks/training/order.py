@@ -91,7 +91,7 @@ class Order:
             return sum(_parts_of(self.groups.count(group), part_size) for group in set(self.groups)) // self.parts
         if len(self.sizes) == 1:
             return self.sizes[0] // self.batch_size
-        return _shortest_stream(tuple(self.sizes), self.streams) // (self.batch_size // self.streams)
+        return _shortest_stream(self.sizes, self.streams) // (self.batch_size // self.streams)
 
     def part(self, step: int, number: int) -> list[Key]:
         """What one of the parts of a step consists of."""
@@ -129,7 +129,7 @@ def _augmentation_seed(seed: int, step: int, place: int) -> int:
     return int(np.random.SeedSequence((seed, step, place)).generate_state(1, np.uint64)[0])
 
 
-def _shortest_stream(sizes: tuple[int, ...], streams: int) -> int:
+def _shortest_stream(sizes: Sequence[int], streams: int) -> int:
     """Samples of a stream that happened to get the smallest pieces: an epoch is as long whatever the shuffle gives."""
     pieces = len(sizes) // streams
     return sum(sorted(sizes)[:pieces])
