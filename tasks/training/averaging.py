@@ -49,11 +49,13 @@ class Average:
 @torch.no_grad()
 def follow(averages: Mapping[str, Tensor], tensors: Mapping[str, Tensor], decay: float) -> None:
     """decay * average + (1 - decay) * tensor, in place, for each average; whole numbers are copied."""
-    for name, average in averages.items():
-        if average.is_floating_point():
-            average.lerp_(tensors[name].detach(), 1 - decay)
-        else:
-            average.copy_(tensors[name])
+    pairs = [(average, tensors[name].detach()) for name, average in averages.items()]
+    real = [pair for pair in pairs if pair[0].is_floating_point()]
+    if real:
+        torch._foreach_lerp_([average for average, _ in real], [tensor for _, tensor in real], 1 - decay)
+    for average, tensor in pairs:
+        if not average.is_floating_point():
+            average.copy_(tensor)
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

@@ -129,6 +129,7 @@ def all_losses(prediction, target, valid, keys, processes):
 
 
 def share_of_a_process(rank, world_size, folder):
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world_size)
     processes = Processes(torch.device("cpu"), rank, world_size)
     own = slice(rank * 6 // world_size, (rank + 1) * 6 // world_size)
