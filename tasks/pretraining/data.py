@@ -3,7 +3,7 @@
 | member | holds |
 |---|---|
 | `jpg`, `jpeg`, `png`, `webp` | the picture; every sample has one |
-| `txt` | a text about it, UTF-8 |
+| `txt` | a text about it, UTF-8; or several, one a line, of which one is taken each time |
 | `cls` | its category: a name or a number |
 | `emb` | the representation of a text, computed before: a vector in numpy's format (.npy) |
 """
@@ -34,7 +34,7 @@ class Sample:
 
     name: str  # what messages call it: shard/key
     picture: bytes
-    text: str = ""  # empty where it has none
+    texts: tuple[str, ...] = ()
     category: str | None = None
     embedding: bytes | None = None
 
@@ -73,7 +73,7 @@ class PretrainingData:
         return Sample(
             name=source.name(place),
             picture=source.read(place, *PICTURES),
-            text=members.get("txt", b"").decode("utf-8", "replace").strip(),
+            texts=_lines(members.get("txt", b"")),
             category=_category(members["cls"]) if "cls" in members else None,
             embedding=members.get("emb"),
         )
@@ -101,9 +101,9 @@ class PretrainingData:
         return tuple(map(str, range(most + 1)))
 
     def some_texts(self, count: int) -> list[str]:
-        """At most so many texts, evenly chosen."""
+        """The texts of at most so many samples, evenly chosen."""
         chosen = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int).tolist()
-        return [text for index in chosen if (text := self[index].text)]
+        return [text for index in chosen for text in self[index].texts]
 
 
 def open_pretraining_data(place: Path, split: str) -> PretrainingData | None:
@@ -172,3 +172,8 @@ def _read_sources(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 def _category(content: bytes) -> str:
     return content.decode("utf-8", "replace").strip()
+
+
+def _lines(content: bytes) -> tuple[str, ...]:
+    lines = (line.strip() for line in content.decode("utf-8", "replace").splitlines())
+    return tuple(line for line in lines if line)

@@ -82,8 +82,9 @@ class PretrainingSet(torch.utils.data.Dataset[Item]):
         if wanted.embedding_width is not None:
             item["embedding"], item["text_key"] = _embedding(sample, wanted.embedding_width)
         elif wanted.tokens is not None:
-            item["tokens"] = wanted.tokens(sample.text)
-            item["text_key"] = text_key(sample.text.encode()) if sample.text else NO_KEY
+            text = sample.texts[int(rng.integers(len(sample.texts)))] if sample.texts else ""
+            item["tokens"] = wanted.tokens(text)
+            item["text_key"] = text_key(text.encode()) if text else NO_KEY
         return item
 
     def _read(self, index: int) -> tuple[Sample, NDArray[np.uint8]]:

@@ -6,7 +6,7 @@ docs/pretraining.md lists what the paper and the release tell, and the reasons f
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from internimage.tasks.pretraining.mixing import BLOCK
 from internimage.tasks.training.image_recipe import ImageRecipe
@@ -103,7 +103,7 @@ _QUICK = PretrainingRecipe(
 
 def _alone(target: str) -> PretrainingRecipe:
     """The quick recipe with one target of the three, and images as they are."""
-    weights = {f"{name}_weight": float(name == target) for name in _QUICK.weights}
+    weights: dict[str, Any] = {f"{name}_weight": float(name == target) for name in _QUICK.weights}
     return replace(_QUICK, mixed_images=1, **weights)
 
 

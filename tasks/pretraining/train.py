@@ -49,7 +49,6 @@ from internimage.variants import VARIANTS
 from internimage.weight_files import written_whole
 
 EXAMPLES = """examples:
-  internimage shard folder photos/train shards/train-%06d.tar --texts "a photo of a {}"
   internimage train pretraining --recipe quick --data shards --output runs/pretraining
   internimage train classification --recipe quick --data photos --init runs/pretraining --output runs/photos
   internimage train pretraining --recipe quick_self_supervised --data shards --output runs/images-alone
@@ -58,7 +57,8 @@ EXAMPLES = """examples:
       --recipe internimage_h_joint_224 --data web --output /shared/runs/h
 
 shards/ holds train-*.tar of samples KEY.jpg with KEY.txt, KEY.cls, KEY.emb as there are, and val-*.tar likewise if
-wanted; or sources.json with several sources and their weights. The same command again goes on where it was interrupted.
+wanted, as `internimage shard` writes them; or sources.json with several sources and their weights. The same command
+again goes on where it was interrupted.
 """
 
 TOKENIZER = "tokenizer.json"
@@ -236,7 +236,9 @@ def build_model(recipe: PretrainingRecipe, categories: int, vocabulary: int, pro
         source = weights_file(Path(recipe.init)) if Path(recipe.init).exists() else recipe.init
         load_checkpoint(encoder, source, classifier="fresh" if categories else "same")
     encoder.set_grad_checkpointing(recipe.grad_checkpointing)
-    model = PretrainingModel(
+    if recipe.sync_batch_norm:
+        synchronise_batch_norms(encoder)
+    return PretrainingModel(
         encoder,
         recipe.mixed_images,
         processes,
@@ -245,9 +247,6 @@ def build_model(recipe: PretrainingRecipe, categories: int, vocabulary: int, pro
         text=_text_target(recipe, encoder, vocabulary) if recipe.text_weight else None,
         category=CategoryTarget(recipe.label_smoothing) if recipe.category_weight else None,
     )
-    if recipe.sync_batch_norm:
-        synchronise_batch_norms(model)
-    return model
 
 
 def _dense_target(recipe: PretrainingRecipe, encoder: InternImage) -> DenseTarget:
