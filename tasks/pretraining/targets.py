@@ -129,13 +129,13 @@ class DenseTarget(nn.Module):
         Args:
             dense: [M, h, w, D], the `dense_map` of mixtures of k images.
             mixture: how they were mixed.
-            batch: "target_image" [M * k, 3, S, S], "relative" [M * k, 2, 2] (see `relative_view`) and "cells"
-                [M * k, n], the numbers of the cells to predict.
+            batch: "target_image" [M * k, 3, S, S] (without it "image"), "relative" [M * k, 2, 2] (see `relative_view`)
+                and "cells" [M * k, n], the numbers of the cells to predict.
             processes: who share the batch.
         """
         cells = batch["cells"]
         with torch.no_grad():
-            maps = self.momentum.forward_stages(self.momentum.stem(batch["target_image"]))
+            maps = self.momentum.forward_stages(self.momentum.stem(batch.get("target_image", batch["image"])))
             whole = dense_map(self.momentum.head, maps).flatten(1, 2)
             target = whole.gather(1, cells[..., None].expand(-1, -1, whole.shape[2]))
         prediction = self.decoder(dense, mixture, batch["relative"], cells)
