@@ -5,9 +5,10 @@ python bench/pretraining.py --data clothing --streets camvid --output runs/trial
 
 Arms: no pre-training; images without labels (the map of another view by a momentum copy); labels as categories; names
 of the classes as texts; all three targets at once with two images mixed into one, as M3I has it ("mixed"), and, where
---arms asks for it, with images as they are ("joint"). Then, for each: a linear probe and fine-tuning on a tenth and on all of the labels of the same photographs,
-and fine-tuning as the backbone of UperNet on street scenes. Each arm of each seed writes result.json; the same command
-again goes on where it stopped, and with --table only prints what there is. --arms and --seeds share the work out.
+--arms asks for it, with images as they are ("joint"). Then, for each: a linear probe and fine-tuning on a tenth and on
+all of the labels of the same photographs, and fine-tuning as the backbone of UperNet on street scenes. Each arm of each
+seed writes result.json; the same command again goes on where it stopped, and with --table only prints what there is.
+--arms and --seeds share the work out.
 """
 
 import argparse
