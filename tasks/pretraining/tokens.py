@@ -50,9 +50,10 @@ class TextTokens:
         tokenizers = _library()
         try:
             json.loads(self._description)
-            return tokenizers.Tokenizer.from_str(self._description)
+            tokenizer: Tokenizer = tokenizers.Tokenizer.from_str(self._description)
         except Exception as error:  # tokenizers raises the bare class
             raise ValueError(f"the text is of no tokenizer of the library tokenizers: {error}") from error
+        return tokenizer
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_tokenizer"}

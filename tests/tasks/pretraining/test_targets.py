@@ -151,6 +151,7 @@ def test_wrong_recipes_are_refused():
         only()
 
 
+@pytest.mark.once
 def test_h_fits_together_on_the_meta_device():
     chosen = RECIPES["internimage_h_joint_224"]
     with torch.device("meta"):
