@@ -72,7 +72,9 @@ def to_our_names(state: Mapping[str, Tensor]) -> NamedState:
     state = dict(state)
     origin = "a classifier" if _any_starts(state, _CLASSIFIER_PARTS) else "a backbone"
     left_out: list[str] = []
-    if any("mask_token" in key for key in state):
+    if _any_starts(state, "encoder.stem."):
+        origin, state = "a pre-training run", _stripped(state, "encoder.")
+    elif any("mask_token" in key for key in state):
         origin, state = "a file of M3I pretraining", _of_m3i(state)
     elif any(key.startswith(("student.", "teacher.")) for key in state):
         origin, state = "a student and its teacher", _stripped(state, "student.")

@@ -44,6 +44,7 @@ COMMANDS: dict[str, _Command | _TaskCommand] = {
     ),
     "train": _TaskCommand(
         {
+            "pretraining": _Command("internimage.tasks.pretraining.train", "pre-train an encoder by a recipe"),
             "classification": _Command("internimage.tasks.classification.train", "train a classifier by a recipe"),
             "segmentation": _Command("internimage.tasks.segmentation.train", "train a segmentor by a recipe"),
             "detection": _Command("internimage.tasks.detection.train", "train a detector by a recipe"),
@@ -60,6 +61,8 @@ COMMANDS: dict[str, _Command | _TaskCommand] = {
         },
         "measure how well a model does on labelled data",
     ),
+    "shard": _Command("internimage.tasks.pretraining.shard", "write pictures with texts and classes to tar shards"),
+    "plan": _Command("internimage.tasks.pretraining.plan", "tell what a run of pre-training would take"),
     "consolidate": _Command("internimage.tasks.consolidate", "make one weights file of a sharded checkpoint"),
     "bench": _Command("internimage.tasks.bench", "measure how fast a model runs here, and where its time goes"),
     "doctor": _Command("internimage.tasks.doctor", "show what is installed and built, and what is missing"),

@@ -4,7 +4,6 @@
 them (`loading.py`): opening is quick, and millions of pictures take little memory.
 """
 
-import glob
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +17,7 @@ from internimage.tasks.classification.class_list import INTEGER, ClassList
 from internimage.tasks.classification.inaturalist import annotations_path, read_inaturalist
 from internimage.tasks.folders import DatasetError, files_below, listing, neighbours, some
 from internimage.tasks.images import SUFFIXES
-from internimage.tasks.training.shards import COMPRESSED_NAME, TarShards
-
-SHARD_PICTURES = ("jpg", "jpeg", "png", "webp")  # extensions in tar shards
+from internimage.tasks.training.shards import COMPRESSED_NAME, PICTURES, TarShards, shards_of_split
 
 _SUFFIXES = tuple(os.fsencode(suffix) for suffix in SUFFIXES)
 _MOST_LABELS = 1_000_000  # of labels that are numbers: more is an error in the data
@@ -86,8 +83,7 @@ def open_dataset(folder: Path, split: str, *, classes: Path | Sequence[str] | No
         raise FileNotFoundError(f"{folder}: no such folder{neighbours(folder)}")
     if annotations_path(folder, split).is_file():
         return _open_inaturalist(folder, split, classes)
-    name = glob.escape(split)
-    if shards := sorted(folder.glob(f"{name}*.tar")) or sorted(folder.glob(f"{name}/*.tar")):
+    if shards := shards_of_split(folder, split):
         return _open_shards(TarShards(shards), folder, split, classes)
     if (folder / split).is_dir():
         return _open_class_folders(folder / split, split, classes)
@@ -189,7 +185,7 @@ class PictureShards:
 
     def __getitem__(self, index: int) -> Sample:
         row = int(self._rows[index])
-        return Sample(self._shards.name(row), self._shards.read(row, *SHARD_PICTURES), int(self._labels[index]))
+        return Sample(self._shards.name(row), self._shards.read(row, *PICTURES), int(self._labels[index]))
 
 
 def _open_class_folders(root: Path, split: str, classes: Path | Sequence[str] | None) -> PictureFiles:
@@ -227,7 +223,7 @@ def _distinct_classes(shards: TarShards) -> tuple[list[str], NDArray[np.int64]]:
     """What `cls` members hold, and for each sample which of that. Reads the indices only."""
     texts = []
     for shard in range(len(shards.sizes)):
-        shards.check(shard, *SHARD_PICTURES)
+        shards.check(shard, *PICTURES)
         texts.append(shards.texts(shard, "cls"))
     distinct, rows = np.unique(np.concatenate(texts), return_inverse=True)
     ids = [text.decode("utf-8", "replace").strip() for text in distinct.tolist()]

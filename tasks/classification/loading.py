@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from internimage.heads import encode_metadata
-from internimage.tasks.classification.augment import Augmentation, augment
+from internimage.tasks.augment import Augmentation, augment
 from internimage.tasks.classification.data import Dataset, Sample
 from internimage.tasks.images import Image, ImageError, decode_image, prepare
 from internimage.tasks.training.samples import first_readable, reason

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -24,23 +24,18 @@ class Average:
 
     def __init__(self, model: nn.Module, decay: float, warmup: int = 0) -> None:
         self.decay, self.warmup = decay, warmup
-        self.values = {name: tensor.detach().clone() for name, tensor in _tensors(model).items()}
+        self.values = {name: tensor.detach().clone() for name, tensor in tensors_of(model).items()}
 
-    @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Take the weights after a step in; steps count from 0."""
         decay = self.decay * (1 - math.exp(-(1 + step) / self.warmup)) if self.warmup else self.decay
-        for name, tensor in _tensors(model).items():
-            if tensor.is_floating_point():
-                self.values[name].lerp_(tensor.detach(), 1 - decay)
-            else:
-                self.values[name].copy_(tensor)
+        follow(self.values, tensors_of(model), decay)
 
     @contextmanager
     @torch.no_grad()
     def in_place_of(self, model: nn.Module) -> Iterator[None]:
         """The model has the average as its weights while the block runs."""
-        tensors = _tensors(model)
+        tensors = tensors_of(model)
         own = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         for name, tensor in tensors.items():
             tensor.copy_(self.values[name])
@@ -51,5 +46,18 @@ class Average:
                 tensor.copy_(own[name])
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
+@torch.no_grad()
+def follow(averages: Mapping[str, Tensor], tensors: Mapping[str, Tensor], decay: float) -> None:
+    """decay * average + (1 - decay) * tensor, in place, for each average; whole numbers are copied."""
+    pairs = [(average, tensors[name].detach()) for name, average in averages.items()]
+    real = [pair for pair in pairs if pair[0].is_floating_point()]
+    if real:
+        torch._foreach_lerp_([average for average, _ in real], [tensor for _, tensor in real], 1 - decay)
+    for average, tensor in pairs:
+        if not average.is_floating_point():
+            average.copy_(tensor)
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name."""
     return dict(model.named_parameters()) | dict(model.named_buffers())

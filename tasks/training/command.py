@@ -17,8 +17,8 @@ from internimage.tasks import charts, run_charts
 from internimage.tasks.devices import add_device_argument
 from internimage.tasks.training.distributed import Processes, join_processes
 from internimage.tasks.training.feed import Feed
-from internimage.tasks.training.loop import Loop, Task
-from internimage.tasks.training.order import Order
+from internimage.tasks.training.loop import Follower, Loop, Task
+from internimage.tasks.training.order import SampleOrder
 from internimage.tasks.training.recipe import (
     Recipe,
     RecipeType,
@@ -86,7 +86,7 @@ def run_loop(
     model: nn.Module,
     make_optimizer: Callable[[nn.Module], AdamW],
     samples: Dataset[Any],
-    order: Order,
+    order: SampleOrder,
     *,
     collate: Callable[[list[Any]], Mapping[str, Any]],
     recipe: Recipe,
@@ -94,6 +94,7 @@ def run_loop(
     processes: Processes,
     title: str,
     curves: Mapping[str, str],
+    follower: Follower | None = None,
 ) -> None:
     """Train to the end of the recipe; show the report of the best weights, and draw the learning curves.
 
@@ -108,7 +109,8 @@ def run_loop(
         run: where to; `task` writes report.txt.
         processes: who takes part.
         title: of the curves.
-        curves: shown names of the figures to draw; the task's best one is among them.
+        curves: shown names of the figures to draw, shares in [0, 1]; the task's best one is among them.
+        follower: see `Loop`.
     """
     loop = Loop(
         task,
@@ -121,9 +123,11 @@ def run_loop(
         recipe=recipe,
         run=run,
         processes=processes,
+        follower=follower,
     )
     loop.train()
     if processes.is_main:
         print((run.path / "report.txt").read_text(), end="")
-        title = f"{title}, best {curves[task.best]} {loop.progress.best:.2%}"
+        if task.best is not None:
+            title = f"{title}, best {curves[task.best]} {loop.progress.best:.2%}"
         charts.save(run_charts.learning_curves(run.rows(), title, curves), run.path / "curves.png")

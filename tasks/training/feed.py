@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from internimage.tasks.training.distributed import Processes
-from internimage.tasks.training.order import Order
+from internimage.tasks.training.order import SampleOrder
 
 Batch = Mapping[str, Any]  # tensors, and "corrupt": why samples could not be read, with their names
 
@@ -43,7 +43,7 @@ class Feed:
     def __init__(
         self,
         dataset: Dataset[Any],
-        order: Order,
+        order: SampleOrder,
         processes: Processes,
         steps: range,
         *,

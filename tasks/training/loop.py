@@ -41,11 +41,12 @@ Figures = dict[str, float]
 class Task(Protocol):
     """What a task brings to the loop."""
 
-    best: str
-    """The figure of `evaluate` that is largest for the best weights."""
-
     metadata: dict[str, str]
     """What stands beside the weights in a safetensors file."""
+
+    @property
+    def best(self) -> str | None:
+        """The figure of `evaluate` that is largest for the best weights; None: the newest count as the best."""
 
     def loss(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> Tensor:
         """The loss of a part of a step, a mean over its images. `rng` is the only source of randomness."""
@@ -55,6 +56,16 @@ class Task(Protocol):
 
     def export(self, model: nn.Module, name: str) -> None:
         """Write the weights as `name` into the run's folder; every process calls it, as sharded weights need all."""
+
+
+class Follower(Protocol):
+    """What a task may do beside the loop."""
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """Called when a step has changed the weights; steps count from 0. `model` has the names of the task's own."""
+
+    def figures(self) -> Figures:
+        """For the log, over the steps since the last call; every process calls it."""
 
 
 @dataclass
@@ -85,6 +96,7 @@ class Loop:
         recipe: everything else.
         run: where to.
         processes: with whom.
+        follower: what else to do after each step.
     """
 
     def __init__(
@@ -100,8 +112,10 @@ class Loop:
         recipe: Recipe,
         run: RunDirectory,
         processes: Processes,
+        follower: Follower | None = None,
     ) -> None:
         self.task, self.recipe, self.run, self.processes = task, recipe, run, processes
+        self.follower = follower
         self.steps_per_epoch, self.images = steps_per_epoch, images
         self.total_steps = recipe.total_steps(steps_per_epoch)
         self.schedule, self._make_feed = schedule, make_feed
@@ -179,6 +193,8 @@ class Loop:
             self.scaler.step(self.optimizer)
             if self.average is not None:
                 self.average.update(self.inner, self.progress.step)
+            if self.follower is not None:
+                self.follower.after_step(self.inner, self.progress.step)
             self._in_a_row = 0
             self._meter.add(loss, norm, learning_rate, recipe.batch_size)
         else:
@@ -230,6 +246,8 @@ class Loop:
         if step % self.recipe.log_steps and step != self.total_steps:
             return
         row = self._meter.take(self.processes.device)
+        if self.follower is not None:
+            row |= self.follower.figures()
         self.run.log({"step": step, "epoch": epoch, **row})
         shown = {name: f"{row[name]:.4g}" for name in ("loss", "images_per_second", "data_wait", "memory_mib")}
         bar.set_postfix(epoch=f"{epoch:.1f}/{self.total_steps / self.steps_per_epoch:.4g}", **shown)
@@ -264,8 +282,8 @@ class Loop:
         # In float32, but for sharded weights, which are gathered in the precision of training.
         with self._autocast() if self.recipe.strategy == "fsdp" else nullcontext():
             figures = self.task.evaluate(self.model.eval())
-        if figures[self.task.best] > self.progress.best:
-            self.progress.best = figures[self.task.best]
+        if self.task.best is None or figures[self.task.best] > self.progress.best:
+            self.progress.best = figures[self.task.best] if self.task.best else -math.inf
             self.task.export(self.model, BEST)
         return figures
 

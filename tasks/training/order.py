@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Key = tuple[int, int]  # index of a sample, seed of its augmentation
+
+
+class SampleOrder(Protocol):
+    """What the loop asks of an order."""
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Samples of each piece of the data."""
+
+    @property
+    def parts(self) -> int:
+        """Into how many a batch is cut."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch."""
+
+    def batches(self, rank: int, world_size: int, steps: range) -> Iterator[list[Key]]:
+        """See `Order.batches`."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +91,22 @@ class Order:
             return sum(_parts_of(self.groups.count(group), part_size) for group in set(self.groups)) // self.parts
         if len(self.sizes) == 1:
             return self.sizes[0] // self.batch_size
-        return _shortest_stream(tuple(self.sizes), self.streams) // (self.batch_size // self.streams)
+        return _shortest_stream(self.sizes, self.streams) // (self.batch_size // self.streams)
 
     def part(self, step: int, number: int) -> list[Key]:
         """What one of the parts of a step consists of."""
+        size = self.batch_size // self.parts
+        return self.section(step, number * size, (number + 1) * size)
+
+    def section(self, step: int, first: int, last: int) -> list[Key]:
+        """What stands at places `first` to `last` - 1 of a step's batch."""
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
-        rows = _epoch(self, epoch)
+        rows = self._epoch(epoch)
         share = self.batch_size // self.streams
         batch = rows[:, step_of_epoch * share : (step_of_epoch + 1) * share].ravel()
-        size = self.batch_size // self.parts
-        first = number * size
         return [
             (int(index), _augmentation_seed(self.seed, step, first + place))
-            for place, index in enumerate(batch[first : first + size])
+            for place, index in enumerate(batch[first:last])
         ]
 
     def batches(self, rank: int, world_size: int, steps: range) -> Iterator[list[Key]]:
@@ -92,19 +115,27 @@ class Order:
             for number in range(rank, self.parts, world_size):
                 yield self.part(step, number)
 
+    @cached_property
+    def _epoch(self) -> Callable[[int], NDArray[np.int64]]:
+        """An epoch's samples by streams; kept of the epoch that is read and the one that workers already fetch."""
+        if self.groups:
+            shuffle = partial(_grouped_epoch_of, self.groups, self.batch_size // self.parts, self.seed)
+        else:
+            shuffle = partial(_epoch_of, self.sizes, self.streams, self.shuffle_buffer, self.seed)
+        return lru_cache(maxsize=2)(shuffle)
+
 
 def _augmentation_seed(seed: int, step: int, place: int) -> int:
     return int(np.random.SeedSequence((seed, step, place)).generate_state(1, np.uint64)[0])
 
 
-def _shortest_stream(sizes: tuple[int, ...], streams: int) -> int:
+def _shortest_stream(sizes: Sequence[int], streams: int) -> int:
     """Samples of a stream that happened to get the smallest pieces: an epoch is as long whatever the shuffle gives."""
     pieces = len(sizes) // streams
     return sum(sorted(sizes)[:pieces])
 
 
-@lru_cache(maxsize=2)  # the epoch that is read, and the one that workers already fetch
-def _epoch_of(sizes: tuple[int, ...], streams: int, shuffle_buffer: int, seed: int, epoch: int) -> NDArray[np.int64]:
+def _epoch_of(sizes: Sequence[int], streams: int, shuffle_buffer: int, seed: int, epoch: int) -> NDArray[np.int64]:
     rng = np.random.default_rng((seed, epoch))
     if len(sizes) == 1:
         return rng.permutation(sizes[0])[None]
@@ -126,7 +157,6 @@ def _parts_of(count: int, size: int) -> int:
     return max(1, count // size)
 
 
-@lru_cache(maxsize=2)
 def _grouped_epoch_of(groups: bytes, part_size: int, seed: int, epoch: int) -> NDArray[np.int64]:
     rng = np.random.default_rng((seed, epoch))
     shuffled = rng.permutation(len(groups))
@@ -136,9 +166,3 @@ def _grouped_epoch_of(groups: bytes, part_size: int, seed: int, epoch: int) -> N
         members = shuffled[group_of == group]
         parts.append(np.resize(members, (_parts_of(len(members), part_size), part_size)))
     return rng.permutation(np.concatenate(parts)).reshape(1, -1)
-
-
-def _epoch(order: Order, epoch: int) -> NDArray[np.int64]:
-    if order.groups:
-        return _grouped_epoch_of(order.groups, order.batch_size // order.parts, order.seed, epoch)
-    return _epoch_of(tuple(order.sizes), order.streams, order.shuffle_buffer, order.seed, epoch)

@@ -13,7 +13,7 @@ import re
 import tarfile
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +25,7 @@ from tqdm import tqdm
 from internimage.tasks.training.shard_index import SMALL, ShardError, Stamp, load_index, split_name, stamp_of
 from internimage.weight_files import written_whole
 
+PICTURES = ("jpg", "jpeg", "png", "webp")  # extensions of the picture of a sample
 COMPRESSED_NAME = re.compile(r"\.(tgz|tbz2?|txz|tzst|tar\.\w+)$")
 
 _MOST_OPEN = 128  # shards that a process keeps open, with their indices
@@ -102,13 +103,19 @@ class TarShards:
         if lacking.size:
             raise _lacking(opened, int(lacking[0]), extensions)
 
-    def texts(self, shard: int, extension: str) -> NDArray[np.bytes_]:
+    def texts(self, shard: int, extension: str, *, required: bool = True) -> NDArray[np.bytes_]:
         """One short member of each sample of one shard, such as its label; NUL bytes at its end are lost.
 
+        Args:
+            shard: its number.
+            extension: of the member.
+            required: every sample must have it; else those that lack it are passed over.
+
         Raises:
-            ShardError: a sample has no such member.
+            ShardError: a sample has no such member, and must have.
         """
-        self.check(shard, extension)
+        if required:
+            self.check(shard, extension)
         opened = self._opened(shard)
         members = np.flatnonzero(opened.index.is_one_of([extension]))
         if (opened.index.size[members] <= SMALL).all():
@@ -123,6 +130,12 @@ class TarShards:
 
     def _opened(self, shard: int) -> "_OpenShard":
         return _open(self._paths[shard], self._stamps[shard])
+
+
+def shards_of_split(folder: Path, split: str) -> list[Path]:
+    """The tar files in a folder that hold a split: {split}*.tar, else {split}/*.tar."""
+    name = glob.escape(split)
+    return sorted(folder.glob(f"{name}*.tar")) or sorted(folder.glob(f"{name}/*.tar"))
 
 
 def write_shards(
@@ -142,24 +155,42 @@ def write_shards(
         ValueError: the pattern has no number, or a name doesn't read back as this key and extension.
         FileExistsError: there are shards of this pattern already.
     """
-    pattern = Path(pattern)
-    before, *after = _NUMBER.split(pattern.name)
-    if len(after) != 1 or "%" in before + after[0] or pattern.suffix != ".tar":
-        raise ValueError(f"write_shards: the name of {pattern} must hold one number and end in .tar: train-%06d.tar")
     if samples_per_shard < 1:
         raise ValueError(f"write_shards: samples_per_shard must be at least 1, got {samples_per_shard}")
-    if existing := sorted(pattern.parent.glob(f"{glob.escape(before)}[0-9]*{glob.escape(after[0])}")):
+    path_of = numbered(pattern)
+    if existing := existing_shards(pattern):
         raise FileExistsError(f"write_shards: {existing[0]} is there; delete such shards first, or use a new folder")
     rest = iter(samples)
     paths: list[Path] = []
     while (first := next(rest, None)) is not None:
-        path = pattern.with_name(pattern.name % len(paths))
-        _write_shard(path, itertools.chain([first], itertools.islice(rest, samples_per_shard - 1)))
+        path = path_of(len(paths))
+        write_shard(path, itertools.chain([first], itertools.islice(rest, samples_per_shard - 1)))
         paths.append(path)
     return paths
 
 
-def _write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> None:
+def numbered(pattern: str | os.PathLike[str]) -> Callable[[int], Path]:
+    """Number -> path of a shard.
+
+    Raises:
+        ValueError: the pattern has no place for a number, or doesn't end in .tar.
+    """
+    pattern = Path(pattern)
+    before, *after = _NUMBER.split(pattern.name)
+    if len(after) != 1 or "%" in before + after[0] or pattern.suffix != ".tar":
+        raise ValueError(f"write_shards: the name of {pattern} must hold one number and end in .tar: train-%06d.tar")
+    return lambda number: pattern.with_name(pattern.name % number)
+
+
+def existing_shards(pattern: str | os.PathLike[str]) -> list[Path]:
+    """The files that a pattern could have named, whatever their number."""
+    pattern = Path(pattern)
+    before, after = _NUMBER.split(pattern.name)
+    return sorted(pattern.parent.glob(f"{glob.escape(before)}[0-9]*{glob.escape(after)}"))
+
+
+def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> None:
+    """Write one shard; it appears when it is whole. See `write_shards`."""
     keys: set[str] = set()
     with written_whole(path) as temporary, tarfile.open(temporary, "w", encoding="utf-8") as archive:
         for key, contents in samples:

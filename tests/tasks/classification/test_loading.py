@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, get_worker_info
 
 from internimage.tasks import images
-from internimage.tasks.classification.augment import Augmentation, augment
+from internimage.tasks.augment import Augmentation, augment
 from internimage.tasks.classification.data import Dataset, Sample, open_dataset
 from internimage.tasks.classification.loading import EvalSet, Item, TrainSet, collate
 from internimage.tasks.images import ImageError

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internimage.tasks.classification import image_operations as ops
+from internimage.tasks import image_operations as ops
 
 pytest.importorskip("PIL", reason="Pillow is the reference; it comes with matplotlib")
 from PIL import Image as Pillow

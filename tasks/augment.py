@@ -1,4 +1,4 @@
-"""The training augmentation of the classification recipes: a picture -> what the network learns from.
+"""The training augmentation of classification and pre-training: a picture -> what the network learns from.
 
 The order and the numbers are those of timm's ImageNet recipe: random resized crop (Szegedy et al., arXiv 1409.4842),
 flip, RandAugment or colour jitter, normalise, random erasing (Zhong et al., arXiv 1708.04896).
@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from internimage.tasks.classification import image_operations as ops
-from internimage.tasks.classification.rand_augment import parse_policy, rand_augment
+from internimage.tasks import image_operations as ops
 from internimage.tasks.images import Image, normalise, resize
+from internimage.tasks.rand_augment import parse_policy, rand_augment
 
 _ATTEMPTS = 10
 _ERASED_AREA = (0.02, 1 / 3)
@@ -69,14 +69,24 @@ class Box(NamedTuple):
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
 
+class View(NamedTuple):
+    """An augmented image, and where in its picture it looks."""
+
+    pixels: Tensor  # float32 [3, size, size], normalised as `internimage.tasks.images.normalise` does it
+    crop: Box
+    flipped: bool  # left and right are exchanged
+
+
 def augment(image: Image, augmentation: Augmentation, rng: np.random.Generator) -> Tensor:
+    """The pixels of `draw_view`."""
+    return draw_view(image, augmentation, rng).pixels
+
+
+def draw_view(image: Image, augmentation: Augmentation, rng: np.random.Generator) -> View:
     """Draw one of the many training images that a picture gives; the same state of `rng` draws the same one.
 
     Args:
         image: uint8 [H, W, 3], RGB, of any size from 1 x 1.
-
-    Returns:
-        float32 [3, size, size], normalised as `internimage.tasks.images.normalise` does it.
 
     Raises:
         ValueError: `image` is of another shape or dtype, or empty.
@@ -89,7 +99,8 @@ def augment(image: Image, augmentation: Augmentation, rng: np.random.Generator) 
     height, width = image.shape[:2]
     crop = draw_crop(height, width, augmentation.crop_scale, augmentation.crop_ratio, rng)
     image = resize(image[crop.slices], augmentation.size, augmentation.size)
-    if rng.random() < augmentation.flip:
+    flipped = rng.random() < augmentation.flip
+    if flipped:
         image = cv2.flip(image, 1).astype(np.uint8, copy=False)
     if augmentation.rand_augment:
         image = rand_augment(image, parse_policy(augmentation.rand_augment), rng)
@@ -98,7 +109,7 @@ def augment(image: Image, augmentation: Augmentation, rng: np.random.Generator) 
     pixels = normalise(image)
     if rng.random() < augmentation.erasing:
         erase(pixels, rng)
-    return pixels
+    return View(pixels, crop, flipped)
 
 
 def draw_crop(

@@ -17,9 +17,9 @@ from scipy import stats
 from torch import Tensor
 
 from internimage.models import IMAGENET_MEAN, IMAGENET_STD
-from internimage.tasks.classification.augment import Augmentation, augment, draw_crop, erase, jitter_colours
-from internimage.tasks.classification.rand_augment import parse_policy, rand_augment
+from internimage.tasks.augment import Augmentation, augment, draw_crop, erase, jitter_colours
 from internimage.tasks.images import normalise
+from internimage.tasks.rand_augment import parse_policy, rand_augment
 
 PLAIN = Augmentation(32, flip=0, rand_augment="", color_jitter=0, erasing=0)  # a crop and nothing else
 DEFAULT_CROP = ((0.08, 1.0), (3 / 4, 4 / 3))

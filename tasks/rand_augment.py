@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from internimage.tasks.classification import image_operations as ops
+from internimage.tasks import image_operations as ops
 from internimage.tasks.images import Image
 
 _MAX_MAGNITUDE = 10

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from internimage.tasks.classification.rand_augment import OPERATIONS, Policy, draw_steps, parse_policy, rand_augment
+from internimage.tasks.rand_augment import OPERATIONS, Policy, draw_steps, parse_policy, rand_augment
 
 pytestmark = pytest.mark.once
 
