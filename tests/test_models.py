@@ -54,6 +54,11 @@ def test_overrides_replace_the_variants_arguments() -> None:
     assert [len(stage.blocks) for stage in model.stages] == [1, 1, 2, 1]
 
 
+def test_a_model_without_values_gives_the_shape_of_its_result() -> None:
+    with torch.device("meta"):
+        assert create_model("internimage_t")(torch.empty(2, 3, 64, 64)).shape == (2, 1000)
+
+
 def test_the_configuration_says_how_to_prepare_images() -> None:
     with torch.device("meta"):
         config = create_model("internimage_xl").pretrained_cfg

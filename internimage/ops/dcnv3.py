@@ -8,7 +8,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from internimage.ops import reference
 from internimage.ops.geometry import Geometry, IntPair
-from internimage.ops.kernel_operator import FLOATING, FLOPS_PER_SAMPLE, Gradients, KernelOperator, Three
+from internimage.ops.kernel_operator import FLOATING, FLOPS_PER_SAMPLE, Gradients, KernelOperator, Three, autocasts
 
 
 def dcnv3(
@@ -58,7 +58,7 @@ def dcnv3(
         softmax,
     )
     _check(input, offset, mask, geometry)
-    if torch.is_autocast_enabled(input.device.type):
+    if autocasts(input):
         widest = torch.promote_types(torch.promote_types(input.dtype, offset.dtype), mask.dtype)
         input, offset, mask = input.to(widest), offset.to(widest), mask.to(widest)
     _check_dtypes(input, offset, mask)

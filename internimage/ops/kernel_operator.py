@@ -22,6 +22,11 @@ Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
 Options = TypeVar("Options", bound=tuple[Any, ...])
 
 
+def autocasts(tensor: Tensor) -> bool:
+    """Whether autocast is on for the tensor's device; the meta device knows none."""
+    return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
+
+
 class KernelOperator(ABC, Generic[Tensors, Options]):
     """`torch.ops.internimage.NAME` and `NAME_backward`: tensors, then the options, then the schema's version.
 

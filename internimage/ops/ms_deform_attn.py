@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from internimage.ops import ms_deform_attn_reference as reference
-from internimage.ops.kernel_operator import FLOATING, FLOPS_PER_SAMPLE, Gradients, KernelOperator, Three
+from internimage.ops.kernel_operator import FLOATING, FLOPS_PER_SAMPLE, Gradients, KernelOperator, Three, autocasts
 from internimage.ops.levels import Levels
 
 _NAME = "multi_scale_deformable_attention"
@@ -45,7 +45,7 @@ def multi_scale_deformable_attention(
     """
     levels = _levels(spatial_shapes)
     _check(value, levels, sampling_locations, attention_weights)
-    if torch.is_autocast_enabled(value.device.type):
+    if autocasts(value):
         attention_weights = attention_weights.to(value.dtype)
     if attention_weights.dtype != value.dtype:
         raise ValueError(
