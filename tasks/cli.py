@@ -60,6 +60,8 @@ COMMANDS: dict[str, _Command | _TaskCommand] = {
         },
         "measure how well a model does on labelled data",
     ),
+    "export": _Command("internimage.tasks.export", "write a folder that runs a model elsewhere"),
+    "run": _Command("internimage.tasks.run_artifact", "say what pictures show, with an exported model alone"),
     "consolidate": _Command("internimage.tasks.consolidate", "make one weights file of a sharded checkpoint"),
     "bench": _Command("internimage.tasks.bench", "measure how fast a model runs here, and where its time goes"),
     "doctor": _Command("internimage.tasks.doctor", "show what is installed and built, and what is missing"),
