@@ -62,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="native",
         help="that the code is for: as capable as this one, or with AVX2, or any (native)",
     )
+    parser.add_argument(
+        "--prepare",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="fuse the backbone's layers, in float32 on a CPU; takes twice its memory (yes)",
+    )
     parser.add_argument("--sample", type=Path, metavar="IMAGE", help="picture to make the sample of (a drawn one)")
     parser.add_argument("options", nargs="*", metavar="-- OPTION", help="of `internimage predict`")
 
@@ -84,6 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
             pixels=arguments.pixels,
             precision=arguments.precision,
             processor=arguments.processor,
+            prepare=arguments.prepare,
         )
     except BuildError as error:
         raise OSError(str(error)) from error

@@ -76,6 +76,7 @@ def save_artifact(
     pixels: Pixels = "uint8",
     precision: Precision = "float32",
     processor: Processor = "native",
+    prepare: bool = True,
 ) -> Path:
     """Write a folder that runs the model elsewhere; see `internimage.deploy.save_artifact`.
 
@@ -91,6 +92,7 @@ def save_artifact(
         pixels: form of the images.
         precision: that the model computes in.
         processor: that the code is for.
+        prepare: see `internimage.deploy.save_artifact`.
     """
     task = {"pixels": pixels, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD), **exportable.task}
     wrapper = DeployedDetector if exportable.padded else Deployed
@@ -107,6 +109,7 @@ def save_artifact(
         height=height or free,
         width=width or free,
         processor=processor,
+        prepare=prepare,
         outputs=exportable.outputs,
         tolerance=TOLERANCES[precision],
         task=task,

@@ -8,6 +8,7 @@
 """
 
 from internimage.deploy.artifact import Artifact, load_artifact, save_artifact
+from internimage.deploy.compiled import compile_blocks, load_compiled, save_compiled
 from internimage.deploy.deployed import PIXELS, TOLERANCES, Deployed, DeployedDetector, Pixels, Precision
 from internimage.deploy.inputs import Dimension, InputSpec
 from internimage.deploy.manifest import Format, Manifest
@@ -31,9 +32,12 @@ __all__ = [
     "Precision",
     "Processor",
     "Range",
+    "compile_blocks",
     "export",
     "load_artifact",
+    "load_compiled",
     "load_package",
     "package",
     "save_artifact",
+    "save_compiled",
 ]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +44,9 @@ def write_onnx(program: ExportedProgram, path: Path, outputs: Sequence[str]) -> 
         operators.ms_deform_attn.default: _ms_deform_attn,
         operators.roi_align.default: _roi_align,
         operators.nms.default: _nms,
+        torch.ops.aten.sort.stable: _stable_sort,
     }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about itself
+    with _quiet_exporter():
         written = torch.onnx.export(
             program,
             dynamo=True,
@@ -57,6 +59,22 @@ def write_onnx(program: ExportedProgram, path: Path, outputs: Sequence[str]) -> 
     assert written is not None
     large = sum(tensor.nbytes for tensor in program.state_dict.values()) > 1.5e9
     written.save(str(path), external_data=large)
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Drop what the exporter says of itself: packages that it doesn't need, and folding that it doesn't do."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def load_onnx(path: Path) -> Callable[..., Sequence[Tensor]]:
@@ -211,7 +229,7 @@ def _nms(boxes: Any, groups: Any, iou_threshold: float, version: int) -> Any:
     """[K, 4], in falling order within each group; [K], negative for none -> [K], bool."""
     check_version(version)
     op = _op()
-    count = op.Reshape(op.Shape(groups), _ints())
+    count = op.Squeeze(op.Shape(groups))
     one = op.Constant(value_int=1)
     rank = op.Cast(op.Range(count, op.Constant(value_int=0), op.Constant(value_int=-1)), to=1)  # K ... 1, FLOAT
     most = op.Max(op.ReduceMax(groups, keepdims=0), op.Constant(value_int=0))
@@ -228,6 +246,13 @@ def _nms(boxes: Any, groups: Any, iou_threshold: float, version: int) -> Any:
     none = op.Expand(op.Constant(value_int=0), op.Shape(groups))
     kept = op.ScatterElements(none, chosen, op.Expand(one, op.Shape(chosen)), axis=0)
     return op.Cast(kept, to=9)  # BOOL
+
+
+def _stable_sort(input: Any, *, stable: bool = False, dim: int = -1, descending: bool = False) -> Any:
+    """TopK of all: of equal values it takes the first first."""
+    op = _op()
+    count = op.Gather(op.Shape(input), _ints(dim), axis=0)
+    return op.TopK(input, count, axis=dim, largest=int(descending), sorted=1)
 
 
 def _as_int64(size: Any) -> Any:
