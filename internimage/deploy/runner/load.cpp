@@ -4,7 +4,6 @@
 #include <chrono>
 #include <iostream>
 #include <random>
-#include <set>
 #include <thread>
 
 #include <ATen/ops/rand.h>
@@ -18,10 +17,11 @@ using namespace internimage;
 using Clock = std::chrono::steady_clock;
 
 const char kUsage[] =
-    "usage: internimage_load ARTIFACT [--runners N] [--requests M] [--batch B] [--size HxW]... [--threads T]\n"
+    "usage: internimage_load ARTIFACT [--runners N] [--requests M] [--batch B] [--alike] [--size HxW]... [--threads T]\n"
     "  --runners N: threads that ask, and calls that the package computes at the same time (1)\n"
     "  --requests M: of all threads together (1000)\n"
     "  --batch B: images of a request; requests of one image come among them (1)\n"
+    "  --alike: no requests of one image\n"
     "  --size HxW: of the images; of several each request takes one\n"
     "  --threads T: of one call (1)\n"
     "prints one line of JSON\n";
@@ -29,6 +29,7 @@ const char kUsage[] =
 struct Options {
   fs::path artifact;
   int runners = 1, requests = 1000, batch = 1, threads = 1;
+  bool alike = false;
   std::vector<std::pair<int64_t, int64_t>> sizes;
 };
 
@@ -38,6 +39,10 @@ Options parse(int argc, char** argv) {
     const std::string word = argv[i];
     if (word.rfind("--", 0) != 0) {
       options.artifact = word;
+      continue;
+    }
+    if (word == "--alike") {
+      options.alike = true;
       continue;
     }
     if (++i == argc) fail(word, " wants a value\n", kUsage);
@@ -89,7 +94,8 @@ int run(const Options& options) {
   const Artifact artifact(options.artifact, options.runners);
   std::vector<Tensors> requests, expected;
   for (const auto& [height, width] : options.sizes) {
-    for (int batch : std::set<int>{1, options.batch}) requests.push_back(make_request(artifact, batch, height, width));
+    requests.push_back(make_request(artifact, options.batch, height, width));
+    if (!options.alike && options.batch > 1) requests.push_back(make_request(artifact, 1, height, width));
   }
   for (const Tensors& request : requests) expected.push_back(artifact(request));
 
