@@ -14,7 +14,7 @@ EXAMPLES = """examples:
   internimage build-ops --cpu avx2 --output libinternimage.so         for CPUs that lack what this one has
 
 A program loads it before a package that was made by internimage.deploy: dlopen("libinternimage.so", RTLD_NOW) in C++.
-It defines the operators itself, so a Python process that imports internimage does not load it.
+`internimage export` puts one beside the model.
 """
 
 

@@ -63,6 +63,8 @@ COMMANDS: dict[str, _Command | _TaskCommand] = {
     ),
     "shard": _Command("internimage.tasks.pretraining.shard", "write pictures with texts and classes to tar shards"),
     "plan": _Command("internimage.tasks.pretraining.plan", "tell what a run of pre-training would take"),
+    "export": _Command("internimage.tasks.export", "write a folder that runs a model elsewhere"),
+    "run": _Command("internimage.tasks.run_artifact", "say what pictures show, with an exported model alone"),
     "consolidate": _Command("internimage.tasks.consolidate", "make one weights file of a sharded checkpoint"),
     "bench": _Command("internimage.tasks.bench", "measure how fast a model runs here, and where its time goes"),
     "doctor": _Command("internimage.tasks.doctor", "show what is installed and built, and what is missing"),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from internimage import deploy
+from internimage.deploy.inputs import check_inputs, describe_inputs
 from internimage.layers import DCNv3
 
 
@@ -78,13 +79,11 @@ def test_another_dtype_device_or_number_of_inputs_is_refused(package):
         package(image, image)
 
 
-def test_dimensions_of_one_name_must_be_equal(package):
+def test_dimensions_of_one_name_must_be_equal():
     square = deploy.InputSpec("float32", (deploy.Dimension("side", 1, 9), deploy.Dimension("side", 1, 9)))
-    checker = deploy.Package.__new__(deploy.Package)
-    checker.path, checker.inputs, checker.device = package.path, (square,), "cpu"
-    checker._check((torch.zeros(3, 3),))
+    check_inputs([torch.zeros(3, 3)], [square], "cpu", "model")
     with pytest.raises(ValueError, match="its 4 must equal 3"):
-        checker._check((torch.zeros(3, 4),))
+        check_inputs([torch.zeros(3, 4)], [square], "cpu", "model")
 
 
 def test_files_that_are_no_packages_are_refused(path, tmp_path):
@@ -129,9 +128,9 @@ def test_a_package_for_a_missing_device_is_refused(path, tmp_path):
 
 def test_sizes_are_fixed_unless_a_range_is_given(model):
     program = deploy.export(model, torch.rand(2, 3, 32, 32), batch=None)
-    assert deploy._describe_inputs(program) == (deploy.InputSpec("float32", (2, 3, 32, 32)),)
+    assert describe_inputs(program) == (deploy.InputSpec("float32", (2, 3, 32, 32), "image"),)
     program = deploy.export(model, torch.rand(2, 3, 32, 32), batch=(4, 8))
-    (spec,) = deploy._describe_inputs(program)
+    (spec,) = describe_inputs(program)
     assert isinstance(spec.shape[0], deploy.Dimension)
     assert (spec.shape[0].min, spec.shape[0].max, *spec.shape[1:]) == (4, 8, 3, 32, 32)
 

@@ -116,6 +116,23 @@ def load(path: Path) -> None:
         raise BuildError(f"{path} cannot be loaded: {error}. Delete that file to have it built anew.") from error
 
 
+def adopt_library(path: Path, device_type: str) -> None:
+    """Take the kernels of a standalone library for a device whose kernels this process has not loaded yet.
+
+    Raises:
+        BuildError: the dynamic linker refuses it.
+    """
+    with _lock:
+        if device_type not in _loaded:
+            os.environ[_DEFINED] = "1"
+            try:
+                load(path)
+            finally:
+                del os.environ[_DEFINED]
+            _loaded[device_type], _problems[device_type] = path, None
+            _answers.clear()
+
+
 def _warn(device_type: str, problem: str) -> None:
     with _lock:
         if problem in _warned:
@@ -141,8 +158,8 @@ def build_library(
 
     Args:
         cuda: the CUDA kernels; else those for the CPU.
-        standalone: for processes without this Python package: the library also defines the operators' schemas, and
-            with `cuda` holds the kernels of both devices. Never load it where `internimage.ops` is imported.
+        standalone: for processes without this Python package: the library also defines the operators' schemas where
+            nobody has, and with `cuda` holds the kernels of both devices.
         architectures: compute capabilities for CUDA, such as ("8.0", "9.0+PTX"), to build for other machines;
             by default TORCH_CUDA_ARCH_LIST or the visible devices.
         instruction_set: of the CPU, a name in `toolchain.INSTRUCTION_SETS` or "baseline"; by default this CPU's best.
@@ -253,11 +270,22 @@ def _include_lines(sources: Sequence[Path]) -> str:
     return "".join(f'#include "{path.name}"\n' for path in sources)  # the compiler's messages then name our files
 
 
+# While this variable is set, a standalone library leaves the definitions to the Python module that made them.
+_DEFINED = "INTERNIMAGE_SCHEMAS_DEFINED"
+
+_DEFINE = """
+#include <cstdlib>
+#include <torch/csrc/stable/library.h>
+STABLE_TORCH_LIBRARY_FRAGMENT(internimage, m) {
+  if (std::getenv("VARIABLE")) return;
+  for (const char* schema : {SCHEMAS}) m.def(schema);
+}
+"""
+
+
 def _schema_source() -> str:
-    definitions = "\n".join(f'  m.def("{schema}");' for schema in SCHEMAS.values())
-    return (
-        f"#include <torch/csrc/stable/library.h>\nSTABLE_TORCH_LIBRARY_FRAGMENT(internimage, m) {{\n{definitions}\n}}\n"
-    )
+    schemas = ",\n".join(f'"{schema}"' for schema in SCHEMAS.values())
+    return _DEFINE.replace("SCHEMAS", schemas).replace("VARIABLE", _DEFINED)
 
 
 def find(recipe: Recipe) -> Path | None:
