@@ -11,12 +11,14 @@ from internimage.deploy import PIXELS, Format, Precision, Processor, load_artifa
 from internimage.ops.toolchain import BuildError
 from internimage.tasks.exportable import load, save_artifact
 from internimage.tasks.images import read_image
+from internimage.tasks.picture_files import find_images, read_images
 
 EXAMPLES = """examples:
   internimage export internimage_t --output deployed                     released weights; compiled, for C++ and Python
   internimage export --checkpoint runs/photos --output deployed          what `internimage train` made
   internimage export internimage_t --checkpoint t.pth --height 64:512 --width 64:512 --output deployed
   internimage export internimage_t --features --height 64:1024 --width 64:1024 --output deployed
+  internimage export --checkpoint runs/photos --int8 photos/val --output deployed
   internimage export upernet_internimage_t_512_160k_ade20k --format onnx --output deployed
   internimage export --checkpoint runs/cells --processor avx2 --output deployed -- --test-scale 800 600
   internimage run deployed photo.jpg
@@ -57,6 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--precision", choices=get_args(Precision), default="float32", help="inside (float32)")
     parser.add_argument(
+        "--int8",
+        nargs="+",
+        metavar="IMAGE",
+        help="multiply int8, on x86: pictures like those to come, a hundred, or folders of them, for the scales",
+    )
+    parser.add_argument(
         "--processor",
         choices=get_args(Processor),
         default="native",
@@ -89,6 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
             width=arguments.width or arguments.height,
             pixels=arguments.pixels,
             precision=arguments.precision,
+            calibration=[image for _, image in read_images(find_images(arguments.int8))] if arguments.int8 else (),
             processor=arguments.processor,
             prepare=arguments.prepare,
         )

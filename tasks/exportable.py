@@ -26,7 +26,17 @@ import torch
 from torch import Tensor, nn
 
 from internimage import InternImage
-from internimage.deploy import TOLERANCES, Deployed, DeployedDetector, Format, Pixels, Precision, Processor, Range
+from internimage.deploy import (
+    TOLERANCES,
+    Deployed,
+    DeployedDetector,
+    Format,
+    Pixels,
+    Precision,
+    Processor,
+    Range,
+    quantise,
+)
 from internimage.deploy import save_artifact as save
 from internimage.models import IMAGENET_MEAN, IMAGENET_STD
 from internimage.tasks.artifact_pictures import picture_inputs
@@ -75,6 +85,7 @@ def save_artifact(
     width: Range | None = None,
     pixels: Pixels = "uint8",
     precision: Precision = "float32",
+    calibration: Sequence[Image] = (),
     processor: Processor = "native",
     prepare: bool = True,
 ) -> Path:
@@ -91,28 +102,35 @@ def save_artifact(
         width: the same.
         pixels: form of the images.
         precision: that the model computes in.
+        calibration: pictures to find the scales of int8 with, see `internimage.deploy.quantise`; none: no int8.
         processor: that the code is for.
         prepare: see `internimage.deploy.save_artifact`.
     """
     task = {"pixels": pixels, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD), **exportable.task}
     wrapper = DeployedDetector if exportable.padded else Deployed
-    model = wrapper(exportable.model, pixels=pixels, precision=precision).eval()
+    model: nn.Module = wrapper(exportable.model, pixels=pixels, precision=precision).eval()
     free = None if "crop" in task["view"] else _PADDED_RANGE if exportable.padded else _RANGE
     device = next(exportable.model.parameters()).device
-    example = picture_inputs(_drawn_picture() if picture is None else picture, task)
+    sizes = {"batch": batch, "height": height or free, "width": width or free}
+
+    def inputs(image: Image) -> tuple[Tensor, ...]:
+        return tuple(tensor.to(device) for tensor in picture_inputs(image, task))
+
+    if calibration:
+        if precision != "float32":
+            raise ValueError(f"save_artifact: int8 is made of float32, got precision {precision}; leave one away")
+        model = quantise(model, map(inputs, calibration), **sizes)
     return save(
         model,
-        tuple(tensor.to(device) for tensor in example),
+        inputs(_drawn_picture() if picture is None else picture),
         folder,
         format=format,
-        batch=batch,
-        height=height or free,
-        width=width or free,
         processor=processor,
         prepare=prepare,
         outputs=exportable.outputs,
-        tolerance=TOLERANCES[precision],
+        tolerance=TOLERANCES["int8" if calibration else precision],
         task=task,
+        **sizes,
     )
 
 

@@ -157,6 +157,7 @@ def test_sizes_outside_the_range_are_refused(classifier: Path) -> None:
         artifact(torch.zeros(1, 3, 64, 64))
 
 
+@pytest.mark.once
 def test_a_graph_runs_without_this_package_and_with_the_folders_own_operators(tmp_path: Path) -> None:
     source = artifacts.exportables()["classification"]
     folder = exportable.save_artifact(source, tmp_path / "graph", format="pt2", height=(32, 99), width=(32, 99))

@@ -15,6 +15,7 @@ from internimage.deploy.manifest import Format, Manifest
 from internimage.deploy.packages import FREE_SIZE_OPTIONS, Package, load_package, package
 from internimage.deploy.processors import Processor
 from internimage.deploy.programs import Range, export
+from internimage.deploy.quantised import quantise
 
 __all__ = [
     "FREE_SIZE_OPTIONS",
@@ -38,6 +39,7 @@ __all__ = [
     "load_compiled",
     "load_package",
     "package",
+    "quantise",
     "save_artifact",
     "save_compiled",
 ]

@@ -55,6 +55,7 @@ def package(program: ExportedProgram, path: str | PathLike[str], *, options: Map
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     free = any(isinstance(d, Dimension) for spec in inputs for d in spec.shape[1:])
+    quantised = any("quantized_decomposed" in str(node.target) for node in program.graph.nodes)
     partial = path.with_name(f"{path.stem}.partial.pt2")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch 2.13 warns of its own pytree code
@@ -64,6 +65,7 @@ def package(program: ExportedProgram, path: str | PathLike[str], *, options: Map
             inductor_configs={
                 "aot_inductor.metadata": {_METADATA_KEY: json.dumps(metadata)},
                 **(FREE_SIZE_OPTIONS if free else {}),
+                **({"freezing": True} if quantised else {}),  # packs the weights for products of int8
                 **(options or {}),
             },
         )
