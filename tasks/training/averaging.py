@@ -50,12 +50,14 @@ class Average:
 def follow(averages: Mapping[str, Tensor], tensors: Mapping[str, Tensor], decay: float) -> None:
     """decay * average + (1 - decay) * tensor, in place, for each average; whole numbers are copied."""
     pairs = [(average, tensors[name].detach()) for name, average in averages.items()]
-    real = [pair for pair in pairs if pair[0].is_floating_point()]
-    if real:
-        torch._foreach_lerp_([average for average, _ in real], [tensor for _, tensor in real], 1 - decay)
+    by_type: dict[type, list[tuple[Tensor, Tensor]]] = {}  # sharded tensors apart from others
     for average, tensor in pairs:
-        if not average.is_floating_point():
+        if average.is_floating_point():
+            by_type.setdefault(type(average), []).append((average, tensor))
+        else:
             average.copy_(tensor)
+    for group in by_type.values():
+        torch._foreach_lerp_([average for average, _ in group], [tensor for _, tensor in group], 1 - decay)
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
