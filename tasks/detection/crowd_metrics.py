@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_bipartite_matching
+from scipy.optimize import linear_sum_assignment
 
 from internimage.tasks.detection.average_precision import Curve, trapezia
 from internimage.tasks.detection.cases import Case, above
@@ -55,8 +54,8 @@ def miss_rate(curve: Curve, objects: int, pictures: int) -> float:
 def jaccard_index(cases: Sequence[Case]) -> float:
     """The mean over pictures of matched pairs / (detections + objects - pairs), at the best of ten thresholds.
 
-    Pairs are as many as can be formed of detections and objects of one class. Detections in ignored regions don't
-    count, nor do pictures without either.
+    Pairs are as many as can be formed of detections and objects of one class, and leave as few detections as possible.
+    Those in ignored regions don't count, nor do pictures without either.
     """
     return max(_mean_ratio(cases, float(threshold)) for threshold in _THRESHOLDS)
 
@@ -75,9 +74,12 @@ def _ratio(found: Found, truth: Objects) -> float | None:
     overlap = overlaps(found.boxes, truth.boxes, truth.ignored)
     near = (overlap >= _IOU) & (found.labels[:, None] == truth.labels)
     objects = int((~truth.ignored).sum())
-    paired = np.zeros(len(found.boxes), bool)
-    if near[:, ~truth.ignored].any():
-        paired = maximum_bipartite_matching(csr_array(near[:, ~truth.ignored]), perm_type="column") >= 0
-    detections = int((paired | ~near[:, truth.ignored].any(axis=1)).sum())
+    outside = ~near[:, truth.ignored].any(axis=1)
+    # The most pairs; among these as many as can be of detections that would count against it.
+    worth = near[:, ~truth.ignored] * (len(outside) + 1 + outside[:, None])
+    places = linear_sum_assignment(worth, maximize=True)
+    paired = np.zeros(len(outside), bool)
+    paired[places[0]] = worth[places] > 0
+    detections = int((paired | outside).sum())
     pairs = int(paired.sum())
     return pairs / (detections + objects - pairs) if detections + objects else None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from detection_cases import SIZE, case, found, objects, perfect, random_cases
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -267,6 +267,7 @@ def most_pairs(near: list[list[int]], outside: list[bool], taken: frozenset[int]
 
 
 @given(st.integers(0, 2**32 - 1))
+@example(171)  # which of two detections is paired matters: one of them lies in an ignored region
 @settings(max_examples=25, deadline=None)
 def test_crowd_figures_follow_their_definition(seed: int) -> None:
     cases = random_cases(seed, classes=1)
