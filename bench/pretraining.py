@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,18 +90,25 @@ def tuning_recipe(
         classification.RECIPES["quick"],
         model=model,
         image_size=SIZE,
-        epochs=None,
-        warmup_epochs=0.0,
-        steps=steps,
-        warmup_steps=steps // 10,
-        eval_steps=steps,
-        save_steps=steps,
-        workers=0,
-        ema_decay=None,
+        **_schedule(steps),
         rand_augment="",
         init=init,
         seed=seed,
     )
+
+
+def _schedule(steps: int) -> dict[str, Any]:
+    """Values of a recipe for so many steps, looked at when they are over."""
+    return {
+        "epochs": None,
+        "warmup_epochs": 0.0,
+        "steps": steps,
+        "warmup_steps": steps // 10,
+        "eval_steps": steps,
+        "save_steps": steps,
+        "workers": 0,
+        "ema_decay": None,
+    }
 
 
 def street_recipe(model: str, seed: int, shrink: int, init: str | None) -> segmentation.SegmentationRecipe:
@@ -109,14 +117,7 @@ def street_recipe(model: str, seed: int, shrink: int, init: str | None) -> segme
     return replace(
         segmentation.RECIPES["quick"],
         model=f"upernet_{model}_small",
-        epochs=None,
-        warmup_epochs=0.0,
-        steps=steps,
-        warmup_steps=steps // 10,
-        eval_steps=steps,
-        save_steps=steps,
-        workers=0,
-        ema_decay=None,
+        **_schedule(steps),
         init=init,
         seed=seed,
         **STREETS,

@@ -146,7 +146,9 @@ def share_of_a_process(rank, world_size, folder):
 def test_processes_have_the_loss_and_the_gradients_of_one(world_size, tmp_path):
     """Of six samples each has its share, with unequal numbers of valid ones; processes average losses and gradients."""
     multiprocessing.start_processes(share_of_a_process, (world_size, tmp_path), world_size, start_method="fork")
-    loss, *gradients, found = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(world_size)), strict=True)
+    loss, *gradients, found = zip(
+        *(torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world_size)), strict=True
+    )
     inputs = [vectors(6, 4).requires_grad_(), vectors(6, 4, seed=1).requires_grad_()]
     expected = all_losses(*inputs, VALID, KEYS, ALONE)
     expected.backward()
