@@ -37,7 +37,7 @@ from internimage.tasks.training.distributed import Processes
 ALONE = Processes(torch.device("cpu"))
 SIZE = 64  # pixels
 BATCH = 64
-PRETRAINING_STEPS = 400
+PRETRAINING_STEPS = 800
 FINE_TUNING_STEPS = {"tenth": 160, "whole": 480}  # of 32 images
 STREET_STEPS = 300  # of 8 images
 STREETS = {"scale": (240, 180), "crop": (128, 128)}
