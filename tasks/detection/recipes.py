@@ -23,6 +23,7 @@ class DetectionRecipe(Recipe):
         ValueError: a value out of its range.
     """
 
+    model: str = value(help="a name of internimage.tasks.detection.list_detectors()")
     layout: str | None = value(None, help="how --data is laid out; none: seen from what it holds")
     short_sides: tuple[int, ...] = value((800,), help="of the training images, pixels; one is drawn for each")
     long_side: int = value(1333, help="that no training image exceeds, pixels")

@@ -25,6 +25,7 @@ class SegmentationRecipe(Recipe):
         ValueError: a value out of its range.
     """
 
+    model: str = value(help="a name of internimage.tasks.segmentation.list_segmentors()")
     init_head: Literal["none", "same", "first", "fresh"] = value(
         "none", help="what --init gives the head: nothing, all, all with the first of its classes, or all but those"
     )
