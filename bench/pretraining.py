@@ -6,16 +6,16 @@ python bench/pretraining.py --data clothing --streets camvid --output runs/trial
 Arms: no pre-training; images without labels (the map of another view by a momentum copy); labels as categories; names
 of the classes as texts; all three targets at once with two images mixed into one, as M3I has it ("mixed"), and, where
 --arms asks for it, with images as they are ("joint"). Then, for each: a linear probe and fine-tuning on a tenth and on
-all of the labels of the same photographs, and fine-tuning as the backbone of UperNet on street scenes. Each arm of each
-seed writes result.json; the same command again goes on where it stopped, and with --table only prints what there is.
---arms and --seeds share the work out.
+all of the labels of the same photographs, and fine-tuning as the backbone of UperNet on street scenes. The same command
+again goes on where it stopped, and with --table only prints what there is. --arms, --seeds and --parts share the work
+out.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,49 +178,75 @@ def last(run: Path, name: str) -> float:
     return float([row for row in rows if name in row][-1][name])
 
 
-def run_arm(arm: str, seed: int, arguments: argparse.Namespace) -> None:
-    """Everything of one arm and one seed."""
-    place: Path = arguments.output / f"seed{seed}" / arm
-    if (place / "result.json").is_file():
-        return
-    tenth = arguments.output / f"seed{seed}" / "tenth"
-    write_tenth(arguments.data, tenth, seed)
-    model, shrink = arguments.model, arguments.shrink
-    spent: dict[str, float] = {}
+@dataclass(frozen=True)
+class Arm:
+    """One way of pre-training with one seed. Each part of it is done once: its results lie in a file."""
 
-    def timed(name: str, train: Callable[..., None], *values: object) -> None:
-        start = time.process_time()
-        train(*values, place / name, ALONE)
-        spent[name] = time.process_time() - start
+    name: str
+    seed: int
+    arguments: argparse.Namespace
 
-    init = None
-    if arm != "scratch":
-        recipe = pretraining_recipe(arm, model, seed, shrink)
-        timed("pretraining", pretrain.train, recipe, arguments.output / "shards")
-        init = str(place / "pretraining" / "best.safetensors")
-    result: dict[str, float] = {}
-    for share, data in (("tenth", tenth), ("whole", arguments.data)):
-        result[f"probe_{share}"] = probe(model, init, seed, data / "train", data / "val")
-        timed(share, classify.train, tuning_recipe(share, model, seed, shrink, init), data)
-        result[f"tuned_{share}"] = last(place / share, "top1")
-    timed("streets", segment.train, street_recipe(model, seed, shrink, init), arguments.streets)
-    result["streets"] = last(place / "streets", "miou")
-    (place / "result.json").write_text(json.dumps(result | {"cpu_seconds": spent}, indent=1) + "\n")
+    @property
+    def place(self) -> Path:
+        folder: Path = self.arguments.output / f"seed{self.seed}" / self.name
+        return folder
+
+    @property
+    def init(self) -> str | None:
+        return None if self.name == "scratch" else str(self.place / "pretraining" / "best.safetensors")
+
+    def pretrain(self) -> None:
+        if self.name != "scratch":
+            recipe = pretraining_recipe(self.name, self.arguments.model, self.seed, self.arguments.shrink)
+            self._once("pretraining", {}, pretrain.train, recipe, self.arguments.output / "shards")
+
+    def classify(self) -> None:
+        tenth = self.arguments.output / f"seed{self.seed}" / "tenth"
+        write_tenth(self.arguments.data, tenth, self.seed)
+        for share, data in (("tenth", tenth), ("whole", self.arguments.data)):
+            recipe = tuning_recipe(share, self.arguments.model, self.seed, self.arguments.shrink, self.init)
+            self._once(share, {f"tuned_{share}": "top1"}, classify.train, recipe, data)
+            self._once(f"probe_{share}", {}, self._probe, share, data)
+
+    def segment(self) -> None:
+        recipe = street_recipe(self.arguments.model, self.seed, self.arguments.shrink, self.init)
+        self._once("streets", {"streets": "miou"}, segment.train, recipe, self.arguments.streets)
+
+    def _probe(self, share: str, data: Path, output: Path, processes: Processes) -> dict[str, float]:
+        accuracy = probe(self.arguments.model, self.init, self.seed, data / "train", data / "val")
+        return {f"probe_{share}": accuracy}
+
+    def _once(self, part: str, figures: dict[str, str], do: Callable[..., Any], *values: object) -> None:
+        path = self.place / f"{part}.json"
+        if not path.is_file():
+            start = time.process_time()
+            found = do(*values, self.place / part, ALONE) or {}
+            found |= {figure: last(self.place / part, logged) for figure, logged in figures.items()}
+            path.write_text(json.dumps(found | {"cpu_seconds": time.process_time() - start}) + "\n")
+
+    def figures(self) -> dict[str, float]:
+        """What there is so far."""
+        found: dict[str, float] = {}
+        for path in self.place.glob("*.json"):
+            found |= json.loads(path.read_text())
+        return found
 
 
-def table(output: Path) -> list[str]:
-    """Mean and standard deviation over the seeds that there are."""
-    lines = [f"{'':12}" + "".join(f"{title:>16}" for title in FIGURES.values()) + "   seeds"]
-    for arm in ARMS:
-        results = [json.loads(path.read_text()) for path in sorted(output.glob(f"seed*/{arm}/result.json"))]
-        if results:
-            cells = []
-            for name in FIGURES:
-                values = np.array([result[name] for result in results])
-                deviation = values.std(ddof=1) if len(values) > 1 else np.nan
-                cells.append(f"{values.mean():8.1%} ± {deviation * 100:4.1f}")
-            lines.append(f"{arm:12}" + "".join(f"{cell:>16}" for cell in cells) + f"{len(results):8}")
+def table(arguments: argparse.Namespace) -> list[str]:
+    """Mean, standard deviation and number of the seeds that there are."""
+    lines = [f"{'':12}" + "".join(f"{title:>19}" for title in FIGURES.values())]
+    for name in ARMS:
+        results = [Arm(name, seed, arguments).figures() for seed in arguments.seeds]
+        cells = []
+        for figure in FIGURES:
+            values = np.array([result[figure] for result in results if figure in result])
+            deviation = values.std(ddof=1) if len(values) > 1 else np.nan
+            cells.append(f"{values.mean():8.1%} ± {deviation * 100:4.1f} ({len(values)})" if len(values) else "")
+        lines.append(f"{name:12}" + "".join(f"{cell:>19}" for cell in cells))
     return lines
+
+
+PARTS = {"classification": Arm.classify, "streets": Arm.segment}
 
 
 def main() -> None:
@@ -233,6 +259,7 @@ def main() -> None:
     parser.add_argument("--model", default="internimage_atto")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=[arm for arm in ARMS if arm != "joint"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--shrink", type=int, default=1, help="divide all steps by this, to try the script")
     parser.add_argument("--table", action="store_true", help="train nothing, print the table of what there is")
     arguments = parser.parse_args()
@@ -243,10 +270,12 @@ def main() -> None:
         pattern = arguments.output / "shards" / "train-%03d.tar"
         if cli.main(["shard", "folder", str(arguments.data / "train"), str(pattern), *words]):
             raise SystemExit(1)
-        for seed in arguments.seeds:
-            for arm in arguments.arms:
-                run_arm(arm, seed, arguments)
-    print("\n".join(table(arguments.output)))
+        arms = [Arm(name, seed, arguments) for seed in arguments.seeds for name in arguments.arms]
+        for part in arguments.parts:
+            for arm in arms:
+                arm.pretrain()
+                PARTS[part](arm)
+    print("\n".join(table(arguments)))
 
 
 if __name__ == "__main__":
