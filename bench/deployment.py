@@ -27,9 +27,8 @@ from typing import Any
 WAYS = ("eager", "prepared", "compiled", "compiled prepared", "package", "package in C++", "onnxruntime")
 OF_PEERS = ("eager", "compiled", "package", "package in C++", "onnxruntime")
 FORMATS = {"package": "aoti", "package in C++": "aoti", "onnxruntime": "onnx"}
-BATCHES = (1, 8)
+CALLS = {1: 15, 8: 5}  # of a measurement, of which the median counts, by batch size
 SIZE = 224
-CALLS = 5  # of a measurement, of which the median counts
 
 
 def create(name: str) -> Any:
@@ -54,7 +53,7 @@ def artifact(name: str, way: str, folder: Path) -> Path:
     path = folder / f"{name}-{FORMATS[way]}"
     if not path.exists():
         model = Deployed(create(name)).eval()
-        save_artifact(model, torch.randn(1, 3, SIZE, SIZE), path, format=FORMATS[way], batch=(1, max(BATCHES)))
+        save_artifact(model, torch.randn(1, 3, SIZE, SIZE), path, format=FORMATS[way], batch=(1, max(CALLS)))
     return path
 
 
@@ -84,7 +83,7 @@ def work(name: str, way: str, batch: int, folder: Path) -> None:
             call(images)
         print("ready", flush=True)
         for _ in sys.stdin:
-            print(median(timed(lambda: call(images)) for _ in range(CALLS)), flush=True)
+            print(median(timed(lambda: call(images)) for _ in range(CALLS[batch])), flush=True)
 
 
 def timed(job: Callable[[], object]) -> float:
@@ -100,7 +99,7 @@ class Worker:
         self.process = None
         if way == "package in C++":
             path = artifact(name, way, folder)
-            options = ["--size", f"{SIZE}x{SIZE}", "--requests", str(CALLS), "--batch", str(batch), "--alike"]
+            options = ["--size", f"{SIZE}x{SIZE}", "--requests", str(CALLS[batch]), "--batch", str(batch), "--alike"]
             self.command = [str(runner / "internimage_load"), str(path), *options]
             return
         command = [sys.executable, __file__, "--work", name, way, str(batch), "--folder", str(folder)]
@@ -221,6 +220,7 @@ def compile_times(name: str, rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["internimage_t", "convnext_tiny"])
+    parser.add_argument("--batches", nargs="+", type=int, choices=CALLS, default=list(CALLS))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--folder", type=Path, default=Path("deployed"))
     parser.add_argument("--runner", type=Path, default=Path("build"))
@@ -240,7 +240,7 @@ def main() -> None:
     elif arguments.compile:
         compile_times(arguments.models[0], min(arguments.rounds, 3))
     else:
-        for batch in BATCHES:
+        for batch in arguments.batches:
             compare(arguments.models, batch, arguments.rounds, arguments.folder, arguments.runner)
 
 
