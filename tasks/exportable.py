@@ -9,7 +9,8 @@ Beside the model an artifact stores a dict, its task:
     mean, std: what a normalised image is made with, of RGB in [0, 1]
     view: how a picture becomes the image: {"crop": side}, short side to it and the middle cut out;
         {"bounds": [long, short] or null, "divisor": n, "pad": bool}, fitted to the bounds, then stretched to multiples
-        of n, or padded to them at the right and the bottom
+        of n, or padded to them at the right and the bottom; "within": [[least, greatest] height, the same of width],
+        which the image keeps to: a larger picture is made smaller
 """
 
 from __future__ import annotations
@@ -106,12 +107,16 @@ def save_artifact(
         processor: that the code is for.
         prepare: see `internimage.deploy.save_artifact`.
     """
-    task = {"pixels": pixels, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD), **exportable.task}
+    free = _PADDED_RANGE if exportable.padded else _RANGE
+    view = exportable.task["view"]
+    if "crop" not in view:
+        height, width = height or free, width or free
+        view = {**view, "within": [list(height), list(width)]}
+    task = {"pixels": pixels, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD), **exportable.task, "view": view}
     wrapper = DeployedDetector if exportable.padded else Deployed
     model: nn.Module = wrapper(exportable.model, pixels=pixels, precision=precision).eval()
-    free = None if "crop" in task["view"] else _PADDED_RANGE if exportable.padded else _RANGE
     device = next(exportable.model.parameters()).device
-    sizes = {"batch": batch, "height": height or free, "width": width or free}
+    sizes = {"batch": batch, "height": height, "width": width}
 
     def inputs(image: Image) -> tuple[Tensor, ...]:
         return tuple(tensor.to(device) for tensor in picture_inputs(image, task))
