@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from internimage import InternImage
+from internimage.checkpoint import mapped_weights
 from internimage.deploy import (
     TOLERANCES,
     Deployed,
@@ -88,7 +89,7 @@ def save_artifact(
     precision: Precision = "float32",
     calibration: Sequence[Image] = (),
     processor: Processor = "native",
-    prepare: bool = True,
+    prepare: bool | None = None,
 ) -> Path:
     """Write a folder that runs the model elsewhere; see `internimage.deploy.save_artifact`.
 
@@ -195,8 +196,9 @@ def _view(bounds: Sequence[int] | None, divisor: int, *, pad: bool) -> dict[str,
     return {"bounds": None if bounds is None else list(bounds), "divisor": divisor, "pad": pad}
 
 
+@mapped_weights()
 def load(name: str | None, checkpoint: str | None, options: Sequence[str] = (), *, maps: bool = False) -> Exportable:
-    """A model by its name, or as its checkpoint says.
+    """A model by its name, or as its checkpoint says, whose file must stay as it is: see `mapped_weights`.
 
     Args:
         name: of a classifier, a segmentor or a detector; None: what the checkpoint says of itself.
