@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prepare",
         action=argparse.BooleanOptionalAction,
-        help="fuse the backbone's layers, in float32 on a CPU (unless they take a quarter of the memory)",
+        help="fuse the backbone's layers, in float32 on a CPU (unless they take an eighth of the memory)",
     )
     parser.add_argument("--sample", type=Path, metavar="IMAGE", help="picture to make the sample of (a drawn one)")
     parser.add_argument(

@@ -61,7 +61,7 @@ def save_artifact(
         batch, height, width: see `export`.
         processor: that the code is for: "native", one that has all that this one has; or "avx2" or "baseline".
         prepare: deploy what `prepare_for_inference` makes of the backbones, where it can: the same, faster; a copy of
-            them. None: unless they take a quarter of the machine's memory.
+            them. None: unless they take an eighth of the machine's memory.
         outputs: names of the outputs.
         tolerance: see `Manifest`.
         task: see `Manifest`.
@@ -190,11 +190,11 @@ def load_artifact(folder: str | PathLike[str], *, runners: int = 1) -> Artifact:
 
 
 def _small_enough(model: nn.Module) -> bool:
-    """Whether a second copy, and a third one for the compiler, fit in memory."""
+    """Whether memory holds a prepared copy, and the two that AOTInductor makes of that one."""
     if not hasattr(os, "sysconf"):
         return True
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return sum(x.nbytes for x in model.parameters()) < memory / 4
+    return sum(x.nbytes for x in model.parameters()) < memory / 8
 
 
 def _check_machine(folder: Path, manifest: Manifest) -> None:
