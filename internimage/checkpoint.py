@@ -321,8 +321,8 @@ def _take_classes(tensors: State, target: State, classifier: Classifier, name: s
 
 
 def _taken(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor for a model: a copy, as what is mapped from a file breaks when the file changes; or see above."""
-    alone = tensor.untyped_storage().nbytes() == tensor.nbytes
+    """A copy for a model, as what is mapped from a file breaks when the file changes; see `mapped_weights`."""
+    alone = tensor.untyped_storage().nbytes() == tensor.nbytes  # a view would be exported with all that it views
     return tensor.to(dtype, copy=not (_MAPPED.get() and alone))
 
 
