@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -275,6 +276,8 @@ def _load_program(path: Path, runners: int) -> Call:
 def _load_package(path: Path, runners: int) -> Call:
     from torch._inductor.package.package import load_package
 
+    # It warns of code for a lesser processor than this one, which runs here: `_check_machine` has looked.
+    logging.getLogger("torch.export.pt2_archive._package").setLevel(logging.ERROR)
     return load_package(str(path), num_runners=runners)
 
 
