@@ -158,7 +158,7 @@ class _StageMaps(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Any:
-        maps = self.model.forward_intermediates(image, intermediates_only=True)
+        maps: Any = self.model.forward_intermediates(image, intermediates_only=True)
         # torch 2.13 can't compile outputs of free size that are views of channels-last maps.
         return [x.contiguous() for x in maps]
 
