@@ -186,35 +186,40 @@ def cold(name: str, rounds: int, folder: Path, runner: Path) -> None:
 
 
 _COMPILE = """
-import sys, time, torch
-from internimage import create_model
+import os, sys, time, torch
+from internimage import create_model, prepare_for_inference
 from internimage.deploy import compile_blocks
 torch.set_num_threads(1)
 with torch.no_grad():
     torch.compile(lambda x: x.sin().cumsum(0))(torch.ones(99))  # the compiler itself starts up
     model, image = create_model(sys.argv[2]).eval(), torch.randn(1, 3, 224, 224)
-    start = time.perf_counter()
-    if sys.argv[1] == "blocks":
+    if "prepared" in sys.argv[1]:
+        model = prepare_for_inference(model)
+    start, before = time.perf_counter(), sum(os.times()[:4])
+    if "blocks" in sys.argv[1]:
         compile_blocks(model)
     else:
         model = torch.compile(model, fullgraph=True)
     model(image)
-    print(time.perf_counter() - start)
+    print(time.perf_counter() - start, sum(os.times()[:4]) - before)
 """
 
 
 def compile_times(name: str, rounds: int) -> None:
     """Print how long the whole network and its blocks take to compile, with an empty cache."""
-    times: dict[str, list[float]] = {"whole": [], "blocks": []}
+    times: dict[str, list[list[float]]] = {"whole": [], "blocks": [], "prepared, whole": [], "prepared, blocks": []}
     for _ in range(rounds):
         for way, found in times.items():
             with tempfile.TemporaryDirectory() as cache:
                 environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
                 command = [sys.executable, "-c", _COMPILE, way, name]
                 done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-                found.append(float(done.stdout.splitlines()[-1]))
-    whole, blocks = (median(found) for found in times.values())
-    print(f"{name}: whole {whole:.1f} s, by blocks {blocks:.1f} s, {blocks / whole:.2f} of it")
+                found.append([float(word) for word in done.stdout.splitlines()[-1].split()])
+    print(f"\n{name}: compiling, relative to whole\n\n| | s | | s of processors | |\n|---|---|---|---|---|")
+    rows = {way: [median(column) for column in zip(*found, strict=True)] for way, found in times.items()}
+    for way, medians in rows.items():
+        cells = [f"{x:.1f} | {x / reference:.2f}" for x, reference in zip(medians, rows["whole"], strict=True)]
+        print(f"| {way} | {' | '.join(cells)} |")
 
 
 def main() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -113,13 +115,29 @@ def load_checkpoint(
         raise CheckpointError(explain(mismatch, NamedState(tensors, file.origin), target, name))
     tensors = {key: tensor for key, tensor in tensors.items() if key in target}
     _check_values(tensors, target, name)
-    if on_meta:  # copies, because a tensor that is mapped from the file would break when the file changes
-        tensors = {key: tensor.to(target[key].dtype, copy=True) for key, tensor in tensors.items()}
+    if on_meta:
+        tensors = {key: _taken(tensor, target[key].dtype) for key, tensor in tensors.items()}
     model.load_state_dict(tensors, strict=False, assign=on_meta)
     for key in own:
         if key.startswith(_CLASSIFIERS):
             target[key].mul_(_FRESH_FACTOR)  # shares its memory with the model's parameter
     return LoadReport(file.origin, mismatch.missing, (*file.left_out, *mismatch.unexpected), tuple(notes))
+
+
+@contextmanager
+def mapped_weights() -> Iterator[None]:
+    """Within, models that are created with a checkpoint keep its file mapped, and take no memory of their own for it.
+
+    For models larger than half of the memory. The file must stay as it is for as long as the model lives.
+    """
+    token = _MAPPED.set(True)
+    try:
+        yield
+    finally:
+        _MAPPED.reset(token)
+
+
+_MAPPED = ContextVar("_MAPPED", default=False)
 
 
 def read_state_dict(source: Source, *, ema: bool = False) -> State:
@@ -300,6 +318,12 @@ def _take_classes(tensors: State, target: State, classifier: Classifier, name: s
         if key in tensors:
             tensors[key] = tensors[key][labels]
     return ["picked the ImageNet-1K classes of the file's ImageNet-22K classifier"]
+
+
+def _taken(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy for a model, as what is mapped from a file breaks when the file changes; see `mapped_weights`."""
+    alone = tensor.untyped_storage().nbytes() == tensor.nbytes  # a view would be exported with all that it views
+    return tensor.to(dtype, copy=not (_MAPPED.get() and alone))
 
 
 def _own_classifier(tensors: State, target: State) -> tuple[str, ...]:

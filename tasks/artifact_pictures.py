@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,18 +20,23 @@ def picture_inputs(image: Image, task: Mapping[str, Any]) -> tuple[Tensor, ...]:
     view = task["view"]
     if "crop" in view:
         return (_pixels(centre_crop(resize_short_side(image, view["crop"]), view["crop"]), task),)
-    size = fit_size(image.shape[:2], view["bounds"])
+    size, stretched = _sizes(image.shape[:2], view)
     resized = resize_bilinear(image, size)
-    stretched = _multiples(size, view["divisor"])
     if not view["pad"]:
         return (_pixels(resize_bilinear(resized, stretched), task),)
     padded = F.pad(_pixels(resized, task), (0, stretched[1] - size[1], 0, stretched[0] - size[0]))
     return padded, torch.tensor([size])
 
 
-def _multiples(size: Size, divisor: int) -> Size:
-    height, width = (-(-side // divisor) * divisor for side in size)
-    return height, width
+def _sizes(picture: Sequence[int], view: Mapping[str, Any]) -> tuple[Size, Size]:
+    """Height and width of a picture within the image, and of the image."""
+    divisor, size = view["divisor"], fit_size(picture, view["bounds"])
+    least, greatest = zip(*view["within"], strict=True)
+    most = [max(low, high // divisor * divisor) for low, high in zip(least, greatest, strict=True)]
+    size = fit_size(size, None, min(1.0, most[0] / size[0], most[1] / size[1]))
+    multiples = [-(-side // divisor) * divisor for side in size]
+    height, width = (min(max(side, low), high) for side, low, high in zip(multiples, least, most, strict=True))
+    return size, (height, width)
 
 
 def _pixels(image: Image, task: Mapping[str, Any]) -> Tensor:

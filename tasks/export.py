@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from pathlib import Path
 from typing import get_args
 
@@ -20,11 +21,11 @@ EXAMPLES = """examples:
   internimage export internimage_t --features --height 64:1024 --width 64:1024 --output deployed
   internimage export --checkpoint runs/photos --int8 photos/val --output deployed
   internimage export upernet_internimage_t_512_160k_ade20k --format onnx --output deployed
-  internimage export --checkpoint runs/cells --processor avx2 --output deployed -- --test-scale 800 600
+  internimage export --checkpoint runs/cells --processor avx2 --output deployed --predict="--test-scale 800 600"
   internimage run deployed photo.jpg
 
-Behind -- come options of `internimage predict` that say how the model looks at a picture. The folder holds the model,
-the operators' library, manifest.json, and a sample input with its output, by which `internimage run DIR` checks it.
+The folder holds the model, the operators' library, manifest.json, and a sample input with its output, by which
+`internimage run DIR` checks it.
 """
 
 
@@ -73,19 +74,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prepare",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="fuse the backbone's layers, in float32 on a CPU; takes twice its memory (yes)",
+        help="fuse the backbone's layers, in float32 on a CPU (unless they take an eighth of the memory)",
     )
     parser.add_argument("--sample", type=Path, metavar="IMAGE", help="picture to make the sample of (a drawn one)")
-    parser.add_argument("options", nargs="*", metavar="-- OPTION", help="of `internimage predict`")
+    parser.add_argument(
+        "--predict",
+        type=shlex.split,
+        default=[],
+        metavar='="OPTIONS"',
+        help="options of `internimage predict` that say how the model looks at a picture",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, load it back, and compare its outputs for the sample; 1 where they differ too much."""
-    model, options = arguments.model, list(arguments.options)
-    if model is not None and model.startswith("-"):  # the first word behind --
-        model, options = None, [model, *options]
-    exportable = load(model, arguments.checkpoint, options, maps=arguments.features)
+    exportable = load(arguments.model, arguments.checkpoint, arguments.predict, maps=arguments.features)
     try:
         folder = save_artifact(
             exportable,
@@ -103,6 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     except BuildError as error:
         raise OSError(str(error)) from error
+    del exportable  # with its weights
     artifact = load_artifact(folder)
     difference = artifact.difference()
     megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6

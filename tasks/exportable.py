@@ -9,7 +9,8 @@ Beside the model an artifact stores a dict, its task:
     mean, std: what a normalised image is made with, of RGB in [0, 1]
     view: how a picture becomes the image: {"crop": side}, short side to it and the middle cut out;
         {"bounds": [long, short] or null, "divisor": n, "pad": bool}, fitted to the bounds, then stretched to multiples
-        of n, or padded to them at the right and the bottom
+        of n, or padded to them at the right and the bottom; "within": [[least, greatest] height, the same of width],
+        which the image keeps to: a larger picture is made smaller
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from internimage import InternImage
+from internimage.checkpoint import mapped_weights
 from internimage.deploy import (
     TOLERANCES,
     Deployed,
@@ -87,7 +89,7 @@ def save_artifact(
     precision: Precision = "float32",
     calibration: Sequence[Image] = (),
     processor: Processor = "native",
-    prepare: bool = True,
+    prepare: bool | None = None,
 ) -> Path:
     """Write a folder that runs the model elsewhere; see `internimage.deploy.save_artifact`.
 
@@ -106,12 +108,16 @@ def save_artifact(
         processor: that the code is for.
         prepare: see `internimage.deploy.save_artifact`.
     """
-    task = {"pixels": pixels, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD), **exportable.task}
+    free = _PADDED_RANGE if exportable.padded else _RANGE
+    view = exportable.task["view"]
+    if "crop" not in view:
+        height, width = height or free, width or free
+        view = {**view, "within": [list(height), list(width)]}
+    task = {"pixels": pixels, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD), **exportable.task, "view": view}
     wrapper = DeployedDetector if exportable.padded else Deployed
     model: nn.Module = wrapper(exportable.model, pixels=pixels, precision=precision).eval()
-    free = None if "crop" in task["view"] else _PADDED_RANGE if exportable.padded else _RANGE
     device = next(exportable.model.parameters()).device
-    sizes = {"batch": batch, "height": height or free, "width": width or free}
+    sizes = {"batch": batch, "height": height, "width": width}
 
     def inputs(image: Image) -> tuple[Tensor, ...]:
         return tuple(tensor.to(device) for tensor in picture_inputs(image, task))
@@ -152,7 +158,9 @@ class _StageMaps(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Any:
-        return self.model.forward_intermediates(image, intermediates_only=True)
+        maps: Any = self.model.forward_intermediates(image, intermediates_only=True)
+        # torch 2.13 can't compile outputs of free size that are views of channels-last maps.
+        return [x.contiguous() for x in maps]
 
 
 def features(model: InternImage) -> Exportable:
@@ -190,8 +198,9 @@ def _view(bounds: Sequence[int] | None, divisor: int, *, pad: bool) -> dict[str,
     return {"bounds": None if bounds is None else list(bounds), "divisor": divisor, "pad": pad}
 
 
+@mapped_weights()
 def load(name: str | None, checkpoint: str | None, options: Sequence[str] = (), *, maps: bool = False) -> Exportable:
-    """A model by its name, or as its checkpoint says.
+    """A model by its name, or as its checkpoint says, whose file must stay as it is: see `mapped_weights`.
 
     Args:
         name: of a classifier, a segmentor or a detector; None: what the checkpoint says of itself.

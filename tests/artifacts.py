@@ -65,7 +65,7 @@ class Detector(nn.Module):
 def exportables() -> dict[str, Exportable]:
     """A model of each kind, by its kind."""
     torch.manual_seed(0)
-    fit = {"bounds": [120, 90], "divisor": 32}
+    fit = {"bounds": [120, 90], "divisor": 32, "within": [SIZES["height"], SIZES["width"]]}
     tasks = {
         "classification": (Classifier(), ("logits",), {"crop": 64}),
         "segmentation": (Segmentor(), ("scores",), fit | {"pad": False}),
@@ -92,5 +92,7 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], obje
 
 def artifact(factory: pytest.TempPathFactory, kind: str, **options: object) -> Path:
     """The compiled artifact of a kind."""
-    sizes = SIZES if kind != "segmentation" else SIZES | {"batch": None}
+    sizes = dict(SIZES)
+    if kind == "segmentation":
+        sizes |= {"batch": None, "width": (32, 100)}  # pictures are made smaller for it
     return once(factory, f"artifact-{kind}", lambda path: save_artifact(exportables()[kind], path, **sizes, **options))

@@ -188,6 +188,27 @@ def test_every_form_of_pixels_gives_the_same(pixels: exportable.Pixels, picture:
         torch.testing.assert_close(results[pixels], results["normalised"], atol=1e-4, rtol=1e-4, msg=kind)
 
 
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("height", "width", "seen", "image"),
+    [
+        ((32, 256), (32, 256), (90, 120), (96, 128)),  # the view's bounds
+        ((32, 80), (32, 256), (64, 85), (64, 96)),  # the largest multiple of 32 within
+        ((32, 256), (40, 50), (30, 40), (32, 40)),
+        ((224, 224), (160, 160), (90, 120), (224, 160)),
+    ],
+)
+def test_a_picture_becomes_an_image_within_the_range(
+    height: exportable.Range, width: exportable.Range, seen: Any, image: Any, tmp_path: Path
+) -> None:
+    for kind in ("segmentation", "detection"):
+        source = artifacts.exportables()[kind]
+        folder = exportable.save_artifact(source, tmp_path / kind, format="pt2", batch=None, height=height, width=width)
+        (found, *sizes), _ = load_artifact(folder).sample()
+        assert found.shape[2:] == image
+        assert [tuple(x[0].tolist()) for x in sizes] == [seen] * source.padded
+
+
 @pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 0.05), ("float16", 0.01)])
 def test_reduced_precision_takes_and_gives_float32(precision: exportable.Precision, tolerance: float) -> None:
     image = torch.rand(2, 3, 64, 64)

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from internimage import checkpoint as checkpoint_module
 from internimage.backbone import InternImage
-from internimage.checkpoint import CheckpointError, LoadReport, load_checkpoint, read_state_dict, save_checkpoint
+from internimage.checkpoint import (
+    CheckpointError,
+    LoadReport,
+    load_checkpoint,
+    mapped_weights,
+    read_state_dict,
+    save_checkpoint,
+)
 from internimage.composite import CompositeInternImage
 from internimage.imagenet import map_22k_to_1k
 from internimage.models import create_model
@@ -731,3 +738,21 @@ def test_numpy_objects_are_not_read(tmp_path):
     refused(WeightFileError, "pickles numpy.*which is not on the list", small(1), saved(content, tmp_path / "w.pth"))
     content["best"] = np.float64(1).astype(">f8")
     load_checkpoint(small(1), saved(content, tmp_path / "w.pth"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("layout", ["internimage", "official"])
+def test_weights_stay_mapped_where_asked_for(layout: checkpoint_module.Layout, tmp_path: Path) -> None:
+    def mapped() -> set[bool]:
+        lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+        ranges = [[int(end, 16) for end in line[0].split("-")] for line in lines if line[-1] == str(path)]
+        return {any(a <= x.data_ptr() < b for a, b in ranges) for x in model.parameters()}
+
+    original = small()
+    path = save_checkpoint(original, tmp_path / PATHS[layout], layout=layout)
+    with mapped_weights():
+        model = create_model("internimage_t", checkpoint=path, **SMALL)
+    assert mapped() == {True}
+    assert same(model, original)
+    model = create_model("internimage_t", checkpoint=path, **SMALL)
+    assert mapped() == {False}

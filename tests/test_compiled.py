@@ -35,6 +35,9 @@ def test_the_blocks_of_a_stage_share_a_graph(model: InternImage, prepared: bool)
     assert deploy.compile_blocks(model, backend=count) == 7
     torch.testing.assert_close(model(image), expected, atol=1e-4, rtol=1e-4)
     assert len(graphs) == 4
+    for height, width, count_so_far in ((96, 128, 8), (70, 75, 8), (160, 64, 8)):
+        model(torch.randn(2, 3, height, width))
+        assert len(graphs) == count_so_far
 
 
 def test_a_model_without_blocks_is_refused() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 import shutil
 import tempfile
 import warnings
@@ -44,7 +46,7 @@ def save_artifact(
     height: Range | None = None,
     width: Range | None = None,
     processor: Processor = "native",
-    prepare: bool = True,
+    prepare: bool | None = None,
     outputs: Sequence[str] = ("output",),
     tolerance: float = 1e-3,
     task: Mapping[str, Any] | None = None,
@@ -59,8 +61,8 @@ def save_artifact(
             Python; "onnx" runs in onnxruntime, without torch and the operators' library.
         batch, height, width: see `export`.
         processor: that the code is for: "native", one that has all that this one has; or "avx2" or "baseline".
-        prepare: deploy what `prepare_for_inference` makes of the backbones, where it can: the same, faster; it doubles
-            their memory for a while.
+        prepare: deploy what `prepare_for_inference` makes of the backbones, where it can: the same, faster; a copy of
+            them. None: unless they take an eighth of the machine's memory.
         outputs: names of the outputs.
         tolerance: see `Manifest`.
         task: see `Manifest`.
@@ -78,7 +80,7 @@ def save_artifact(
         results = model(*example)
     if len(results) != len(outputs):
         raise ValueError(f"save_artifact: the model has {len(results)} outputs, got {len(outputs)} names: {outputs}")
-    if prepare and format != "onnx":
+    if format != "onnx" and (_small_enough(model) if prepare is None else prepare):
         model = with_prepared_backbones(model)
     program = export(model, example, batch=batch, height=height, width=width)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -188,6 +190,14 @@ def load_artifact(folder: str | PathLike[str], *, runners: int = 1) -> Artifact:
     return Artifact(folder, manifest, model)
 
 
+def _small_enough(model: nn.Module) -> bool:
+    """Whether memory holds a prepared copy, and the two that AOTInductor makes of that one."""
+    if not hasattr(os, "sysconf"):
+        return True
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return sum(x.nbytes for x in model.parameters()) < memory / 8
+
+
 def _check_machine(folder: Path, manifest: Manifest) -> None:
     made = manifest.versions["torch"]
     if manifest.format == "aoti" and _minor(made) != _minor(torch.__version__):
@@ -266,6 +276,8 @@ def _load_program(path: Path, runners: int) -> Call:
 def _load_package(path: Path, runners: int) -> Call:
     from torch._inductor.package.package import load_package
 
+    # It warns of code for a lesser processor than this one, which runs here: `_check_machine` has looked.
+    logging.getLogger("torch.export.pt2_archive._package").setLevel(logging.ERROR)
     return load_package(str(path), num_runners=runners)
 
 

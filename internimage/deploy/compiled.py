@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
+from itertools import count
 from os import PathLike
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import nn
 
-from internimage.backbone import Block
+from internimage.backbone import Block, Stage
 from internimage.deploy.processors import needed_capabilities
 from internimage.inference import PreparedBlock
 from internimage.ops import toolchain
@@ -20,6 +24,7 @@ def compile_blocks(model: nn.Module, **options: Any) -> int:
     """Compile each block of the backbone in place instead of the whole model: the blocks of a stage share one graph.
 
     So InternImage-T compiles four graphs instead of one with thirty blocks. What lies between the blocks runs eagerly.
+    For a second size of image the graphs are made once more, then for any size.
 
     Args:
         model: with an `InternImage` in it, also one of `prepare_for_inference`.
@@ -31,14 +36,36 @@ def compile_blocks(model: nn.Module, **options: Any) -> int:
     Raises:
         ValueError: there are none.
     """
-    blocks = [module for module in model.modules() if isinstance(module, Block | PreparedBlock)]
-    if not blocks:
+    stages = [
+        [module for module in stage.modules() if isinstance(module, Block | PreparedBlock)]
+        for stage in model.modules()
+        if isinstance(stage, Stage)
+    ]
+    if not stages:
         raise ValueError(
             "compile_blocks: the model has no block of InternImage; compile it whole: torch.compile(model)"
         )
-    for block in blocks:
-        block.compile(fullgraph=True, **options)
-    return len(blocks)
+    for blocks in stages:
+        compiled = torch.compile(_call_of_its_own(), fullgraph=True, **options)
+        for block in blocks:
+            block._compiled_call_impl = partial(compiled, block)  # as nn.Module.compile does
+    return sum(map(len, stages))
+
+
+def _call(block: Any, *arguments: Any) -> Any:
+    return block._call_impl(*arguments)
+
+
+def _call_of_its_own() -> Callable[..., Any]:
+    """`_call` under another name.
+
+    By its name and place the compiler tells functions apart, remembers the sizes that it met, and limits how many
+    graphs there are: with one for all stages it would take the second stage's sizes for those of a second image.
+    """
+    return FunctionType(_call.__code__.replace(co_name=f"_call_{next(_numbers)}"), globals())
+
+
+_numbers = count()
 
 
 def save_compiled(path: str | PathLike[str]) -> Path:

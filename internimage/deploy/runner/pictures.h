@@ -69,15 +69,29 @@ inline at::Tensor middle_square(const cv::Mat& picture, int64_t side) {
   return resized.slice(2, top, top + side).slice(3, left, left + side).contiguous();
 }
 
-inline cv::Size fitted(const cv::Mat& picture, const Json& bounds) {
-  double factor = 1;
-  if (!bounds.is_null()) {
-    const double a = bounds.items.at(0).number, b = bounds.items.at(1).number;
-    factor = std::min(std::max(a, b) / std::max(picture.rows, picture.cols),
-                      std::min(a, b) / std::min(picture.rows, picture.cols));
-  }
+inline cv::Size scaled(const cv::Size& size, double factor) {
   const auto side = [factor](int pixels) { return std::max(1, static_cast<int>(pixels * factor + 0.5)); };
-  return {side(picture.cols), side(picture.rows)};
+  return {side(size.width), side(size.height)};
+}
+
+// Of a picture in the image, and of the image.
+inline std::pair<cv::Size, cv::Size> sizes_in(const cv::Size& picture, const Json& view) {
+  const int divisor = static_cast<int>(view["divisor"].integer());
+  const auto limit = [&view](int axis, int which) {
+    return static_cast<int>(view["within"].items.at(axis).items.at(which).integer());
+  };
+  const auto greatest = [&](int axis) { return std::max(limit(axis, 0), limit(axis, 1) / divisor * divisor); };
+  cv::Size size = picture;
+  if (const Json& bounds = view["bounds"]; !bounds.is_null()) {
+    const double a = bounds.items.at(0).number, b = bounds.items.at(1).number;
+    size = scaled(size, std::min(std::max(a, b) / std::max(size.width, size.height),
+                                 std::min(a, b) / std::min(size.width, size.height)));
+  }
+  size = scaled(size, std::min({1.0, double(greatest(0)) / size.height, double(greatest(1)) / size.width}));
+  const auto image_side = [&](int side, int axis) {
+    return std::min(std::max((side + divisor - 1) / divisor * divisor, limit(axis, 0)), greatest(axis));
+  };
+  return {size, {image_side(size.width, 1), image_side(size.height, 0)}};
 }
 
 inline cv::Mat resized(const cv::Mat& picture, const cv::Size& size) {
@@ -105,10 +119,7 @@ inline at::Tensor in_form(const at::Tensor& bytes, const Json& task) {
 inline Tensors picture_inputs(const cv::Mat& picture, const Json& task) {
   const Json& view = task["view"];
   if (view.has("crop")) return {in_form(middle_square(picture, view["crop"].integer()), task)};
-  const cv::Size size = fitted(picture, view["bounds"]);
-  const int divisor = static_cast<int>(view["divisor"].integer());
-  const auto multiple = [divisor](int side) { return (side + divisor - 1) / divisor * divisor; };
-  const cv::Size stretched(multiple(size.width), multiple(size.height));
+  const auto [size, stretched] = sizes_in(picture.size(), view);
   const cv::Mat seen = resized(picture, size);
   if (!view["pad"].number) return {in_form(to_tensor(resized(seen, stretched)), task)};
   const std::vector<int64_t> padding = {0, stretched.width - size.width, 0, stretched.height - size.height};
