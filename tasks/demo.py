@@ -9,12 +9,14 @@ import json
 import math
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -30,6 +32,7 @@ from internimage.ops.build import native_available
 from internimage.tasks import charts
 from internimage.tasks.devices import add_device_argument, choose_device
 from internimage.tasks.images import Image
+from internimage.tasks.run_package import classify
 from internimage.tasks.sampling import SamplingPoints, trace_sampling
 
 EXAMPLES = """examples:
@@ -185,7 +188,7 @@ def train(model: InternImage, digits: Digits, epochs: int) -> History:
                 losses.append(loss.item())
                 progress.update(len(chosen))
             history.losses.append(statistics.fmean(losses))
-            labels, _ = classify(model.eval(), digits.test_images)
+            labels, _ = classify(model.eval(), digits.test_images, TEST_BATCH_SIZE)
             history.accuracies.append(_accuracy(labels, digits.test_labels.tolist()))
             progress.set_postfix(loss=f"{history.losses[-1]:.3f}", accuracy=f"{history.accuracies[-1]:.2%}")
     return history
@@ -252,30 +255,48 @@ class Result:
     images_per_second: float
 
 
-def classify(model: Callable[[Tensor], Tensor], images: Tensor) -> tuple[list[int], float]:
-    """The labels of images, computed batch by batch, and the seconds that it took."""
-    start = time.perf_counter()
-    with torch.no_grad():
-        # Moving the labels to the CPU waits for the device.
-        labels = [x for batch in torch.split(images, TEST_BATCH_SIZE) for x in model(batch).argmax(1).cpu().tolist()]
-    return labels, time.perf_counter() - start
-
-
 def compare(
     model: InternImage, compiled: Callable[[Tensor], Tensor], package: Path, images: Tensor
 ) -> dict[str, Result]:
-    """Run the model eagerly, compiled, and as a package; in turn, so that all meet the same load."""
-    ways: dict[str, Callable[[Tensor], Tensor]] = {
-        "eager": model,
-        "compiled": compiled,
-        "packaged": deploy.load_package(package),
-    }
-    labels = {name: classify(way, images)[0] for name, way in ways.items()}  # also the warm-up
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(ROUNDS):
-        for name, way in ways.items():
-            seconds[name].append(classify(way, images)[1])
+    """Run the model eagerly, compiled, and as a package in a new process; in turn, so that all meet the same load."""
+    with _package_process(package, images) as run_package:
+        ways: dict[str, Callable[[], tuple[list[int], float]]] = {
+            "eager": lambda: classify(model, images, TEST_BATCH_SIZE),
+            "compiled": lambda: classify(compiled, images, TEST_BATCH_SIZE),
+            "packaged": run_package,
+        }
+        labels = {name: way()[0] for name, way in ways.items()}  # also the warm-up
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(ROUNDS):
+            for name, way in ways.items():
+                seconds[name].append(way()[1])
     return {name: Result(labels[name], len(images) / statistics.median(seconds[name])) for name in ways}
+
+
+@contextmanager
+def _package_process(package: Path, images: Tensor) -> Iterator[Callable[[], tuple[list[int], float]]]:
+    """Start a process that holds the package, and give a function that has it classify the images once."""
+    with TemporaryDirectory() as folder:
+        data = Path(folder) / "images.npz"
+        np.savez(data, images=images.cpu().numpy())
+        # -P: in a checkout, its folder internimage/ would stand before the installed package.
+        command = [sys.executable, "-P", "-m", "internimage.tasks.run_package"]
+        command += [str(package), str(data), str(images.device), str(TEST_BATCH_SIZE)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+        def run_once() -> tuple[list[int], float]:
+            if process.stdin is None or process.stdout is None:
+                raise RuntimeError("the process was started without pipes")
+            process.stdin.write("run\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+            if not line:
+                raise ValueError(f"{package}: the process that runs the package ended early, see its message above")
+            answer = json.loads(line)
+            return answer["labels"], answer["seconds"]
+
+        with process:  # leaving closes its input, which ends it
+            yield run_once
 
 
 @contextmanager

@@ -95,3 +95,12 @@ def test_a_missing_part_is_named_with_its_command_before_the_work_starts(module,
     monkeypatch.setattr(demo, "train", lambda *_: pytest.fail("trained"))
     assert main(["demo", "--output", str(tmp_path)]) == 1
     assert 'pip install "internimage[demo]"' in capsys.readouterr().err
+
+
+def test_a_package_process_that_dies_is_an_error(tmp_path):
+    missing = tmp_path / "missing.pt2"
+    with (
+        demo._package_process(missing, torch.zeros(1, 1, 64, 64)) as run_package,
+        pytest.raises(ValueError, match="ended early"),
+    ):
+        run_package()
