@@ -225,7 +225,7 @@ def draw(model: InternImage, digits: Digits, history: History, output: Path) -> 
         predictions[shown].tolist(),
         probabilities[shown].tolist(),
         _NAMES,
-        f"{title}; the {len(errors)} errors in red",
+        f"{title}; errors in red: {len(errors)}",
     )
     charts.save(sheet, output / "predictions.png")
 
