@@ -1,8 +1,8 @@
 """Small made pictures with texts and categories in tar shards, and a small model, for tests of pre-training."""
 
 import io
+import json
 import warnings
-from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -24,17 +24,6 @@ TINY = {
     # The eighth of H in width, with all that H has.
     "test_h": Variant(**{**vars(VARIANTS["internimage_h"]), "channels": 40, "group_width": 8, "drop_path_rate": 0.0}),
 }
-
-
-@contextmanager
-def tiny_variants():
-    """In the block the tiny models have names, as recipes need it."""
-    VARIANTS.update(TINY)
-    try:
-        yield
-    finally:
-        for name in TINY:
-            del VARIANTS[name]
 
 
 def picture(colour, rng, side=72):
@@ -69,6 +58,11 @@ def write_data(folder, train=24, val=12):
     write_shards(samples(train), folder / "train-%03d.tar", samples_per_shard=10)
     write_shards(samples(val, seed=1), folder / "val-%03d.tar", samples_per_shard=20)
     return folder
+
+
+def rows(output):
+    """Of a run's log."""
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
 
 
 def recipe(**values):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pretraining_data import ALONE, recipe, tiny_variants
+from pretraining_data import ALONE, recipe
 
 from internimage.tasks import cli
 from internimage.tasks.bench import count_operations
@@ -14,12 +14,6 @@ from internimage.tasks.pretraining.plan import DEVICES, plan
 from internimage.tasks.pretraining.train import build_model, build_optimizer
 
 pytestmark = pytest.mark.once
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _tiny():
-    with tiny_variants():
-        yield
 
 
 def measured_peak(chosen, images):

@@ -1,24 +1,11 @@
 """Several real processes pre-train what one does, with either strategy, and go on with each other's checkpoints."""
 
-import json
-
 import pytest
 import safetensors.torch
 import torch
-from pretraining_data import recipe, tiny_variants, train_in_processes, write_data
+from pretraining_data import recipe, rows, train_in_processes
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _tiny():
-    with tiny_variants():
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +13,6 @@ def alone(data, tmp_path_factory):
     output = tmp_path_factory.mktemp("alone") / "run"
     train_in_processes(1, recipe(), data, output)
     return output
-
-
-def rows(output):
-    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
 
 
 def assert_same_training(output, alone):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from pretraining_data import ALONE, recipe, tiny_variants
+from pretraining_data import ALONE, recipe
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from internimage.tasks.pretraining.decoder import DenseDecoder
@@ -14,12 +14,6 @@ from internimage.tasks.pretraining.targets import Boltzmann, Gaussian, TextTarge
 from internimage.tasks.pretraining.train import build_model, build_optimizer
 
 TARGETS = ("dense", "text", "category")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _tiny():
-    with tiny_variants():
-        yield
 
 
 def only(*targets, **values):

@@ -8,7 +8,7 @@ import cv2
 import pytest
 import safetensors.torch
 import torch
-from pretraining_data import ALONE, recipe, tiny_variants, write_data
+from pretraining_data import ALONE, recipe, rows
 
 from internimage import create_model, load_checkpoint
 from internimage.tasks import cli
@@ -17,21 +17,6 @@ from internimage.tasks.segmentation.recipes import RECIPES as SEGMENTATION
 from internimage.tasks.segmentation.train import build_model as build_segmentor
 from internimage.tasks.training.checkpoints import read_weights
 from internimage.tasks.training.recipe import recipe_json
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _tiny():
-    with tiny_variants():
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data"))
-
-
-def rows(run):
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
