@@ -1,7 +1,7 @@
 """Small detectors from scratch on a folder of annotated pictures, in the same loop and epochs; a table at the end.
 
 python bench/detection.py --data cells --output runs/cells
-python bench/detection.py --data nuclei --output runs/nuclei --masks
+python bench/detection.py --data nuclei --output runs/nuclei --masks --enlarge 1.5
 
 The yardstick is torchvision's Faster or Mask R-CNN on a ResNet-18 and feature pyramid (pip install torchvision). The
 same command again goes on where it stopped; with --table it only prints what there is.
@@ -110,12 +110,21 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=[OURS, YARDSTICK], choices=[OURS, YARDSTICK])
     parser.add_argument("--epochs", type=int, default=RECIPES["quick"].epochs)
     parser.add_argument("--detections", type=int, default=RECIPES["quick"].detections, help="of an image, at most")
+    parser.add_argument("--enlarge", type=float, default=1.0, help="sides of the pictures, by those of the recipe")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="train nothing, print the table of what there is")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    recipe = RECIPES["quick_masks" if arguments.masks else "quick"]
+
+    def enlarged(sides: Sequence[int]) -> tuple[int, ...]:
+        return tuple(round(side * arguments.enlarge) for side in sides)
+
     recipe = replace(
-        RECIPES["quick_masks" if arguments.masks else "quick"],
+        recipe,
+        short_sides=enlarged(recipe.short_sides),
+        long_side=round(recipe.long_side * arguments.enlarge),
+        test_scale=enlarged(recipe.test_scale),
         epochs=arguments.epochs,
         eval_epochs=max(1, arguments.epochs // 2),
         detections=arguments.detections,

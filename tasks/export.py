@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from internimage.deploy import PIXELS, Format, Precision, Processor, load_artifact
+from internimage.deploy import PIXELS, Format, Precision, Processor, artifact_folder, load_artifact
 from internimage.ops.toolchain import BuildError
 from internimage.tasks.exportable import load, save_artifact
-from internimage.tasks.images import read_image
+from internimage.tasks.images import Image, read_image
 from internimage.tasks.picture_files import find_images, read_images
 
 EXAMPLES = """examples:
@@ -87,32 +88,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Export, load it back, and compare its outputs for the sample; 1 where they differ too much."""
-    exportable = load(arguments.model, arguments.checkpoint, arguments.predict, maps=arguments.features)
-    try:
-        folder = save_artifact(
-            exportable,
-            arguments.output,
-            picture=None if arguments.sample is None else read_image(arguments.sample),
-            format=arguments.format,
-            batch=arguments.batch or (1, 64),
-            height=arguments.height,
-            width=arguments.width or arguments.height,
-            pixels=arguments.pixels,
-            precision=arguments.precision,
-            calibration=[image for _, image in read_images(find_images(arguments.int8))] if arguments.int8 else (),
-            processor=arguments.processor,
-            prepare=arguments.prepare,
-        )
-    except BuildError as error:
-        raise OSError(str(error)) from error
-    del exportable  # with its weights
-    artifact = load_artifact(folder)
-    difference = artifact.difference()
-    megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    """Export, load it back, and compare its outputs for the sample; the folder appears when they are right."""
+    with artifact_folder(arguments.output) as new:
+        exportable = load(arguments.model, arguments.checkpoint, arguments.predict, maps=arguments.features)
+        try:
+            save_artifact(
+                exportable,
+                new,
+                picture=None if arguments.sample is None else read_image(arguments.sample),
+                format=arguments.format,
+                batch=arguments.batch or (1, 64),
+                height=arguments.height,
+                width=arguments.width or arguments.height,
+                pixels=arguments.pixels,
+                precision=arguments.precision,
+                calibration=_all_images(arguments.int8) if arguments.int8 else (),
+                processor=arguments.processor,
+                prepare=arguments.prepare,
+            )
+        except BuildError as error:
+            raise OSError(str(error)) from error
+        del exportable  # with its weights
+        artifact = load_artifact(new)
+        difference, tolerance = artifact.difference(), artifact.manifest.tolerance
+        if difference > tolerance:
+            raise ValueError(
+                f"what was exported differs from the model by {difference:.1e} of its largest output, more than "
+                f"{tolerance:.0e}, so {arguments.output} was not written; try another --format or --precision"
+            )
+        megabytes = sum(path.stat().st_size for path in new.iterdir()) / 1e6
     inputs = ", ".join(f"{spec.name} {spec}" for spec in artifact.manifest.inputs)
-    print(f"{folder}: {megabytes:.1f} MB, {inputs}; differs from the model by {difference:.1e} of its largest output")
-    return int(difference > artifact.manifest.tolerance)
+    print(
+        f"{arguments.output}: {megabytes:.1f} MB, {inputs}; differs from the model by {difference:.1e} of its largest "
+        "output"
+    )
+    return 0
+
+
+def _all_images(places: Sequence[str]) -> list[Image]:
+    paths = find_images(places)
+    images = [image for _, image in read_images(paths)]
+    if len(images) < len(paths):
+        raise ValueError(f"--int8: {len(paths) - len(images)} of {len(paths)} files could not be read; leave them out")
+    return images
 
 
 def _sizes(text: str) -> tuple[int, int]:

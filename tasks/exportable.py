@@ -98,7 +98,7 @@ def save_artifact(
         folder: to write.
         picture: of which the sample is made; None: a drawn one.
         format: of the model's file.
-        batch: least and greatest number of pictures in a call; None: always one.
+        batch: least, 1, and greatest number of pictures in a call; None: always one.
         height: of the images that the model sees; None: fixed for classifiers of a fixed side, else 64 to 1536, for
             detectors 96 to 1536.
         width: the same.
@@ -107,9 +107,24 @@ def save_artifact(
         calibration: pictures to find the scales of int8 with, see `internimage.deploy.quantise`; none: no int8.
         processor: that the code is for.
         prepare: see `internimage.deploy.save_artifact`.
+
+    Raises:
+        ValueError: sizes that leave the sample out, a precision that the format has not got, and as for
+            `internimage.deploy.save_artifact`.
     """
     free = _PADDED_RANGE if exportable.padded else _RANGE
     view = exportable.task["view"]
+    if batch is not None and batch[0] != 1:
+        raise ValueError(f"save_artifact: batch must start at 1, as one picture alone must fit, got {batch}")
+    if format == "onnx" and precision == "bfloat16":
+        raise ValueError("save_artifact: onnxruntime has no convolution in bfloat16; take float16 or float32")
+    for name, sizes_of in (("height", height), ("width", width)):
+        side = view.get("crop")
+        if side is not None and sizes_of is not None and not sizes_of[0] <= side <= sizes_of[1]:
+            raise ValueError(
+                f"save_artifact: {name} {sizes_of} must hold {side}, the side of the square that this classifier looks "
+                'at; give it another one (on the command line by --predict="--size N")'
+            )
     if "crop" not in view:
         height, width = height or free, width or free
         view = {**view, "within": [list(height), list(width)]}
@@ -134,6 +149,7 @@ def save_artifact(
         processor=processor,
         prepare=prepare,
         outputs=exportable.outputs,
+        unordered=exportable.padded,
         tolerance=TOLERANCES["int8" if calibration else precision],
         task=task,
         **sizes,
@@ -214,10 +230,14 @@ def load(name: str | None, checkpoint: str | None, options: Sequence[str] = (), 
     written = ModelFile(checkpoint).written
     device = torch.device("cpu")
     words = [*(("--model", name) if name else ()), *(("--checkpoint", checkpoint) if checkpoint else ()), *options]
-    if "segmentor" in written or (name in segmentor_configs.CONFIGS):
+    segments = "segmentor" in written or name in segmentor_configs.CONFIGS
+    detects = "detector" in written or name in detector_configs.CONFIGS
+    if maps and (segments or detects):
+        raise ValueError("--features: the maps of a classifier's stages, but this is no classifier; leave it away")
+    if segments:
         arguments = _parsed(segmentors.add_model_arguments, words)
         return segmentor(segmentors.load_from_arguments(arguments, device))
-    if "detector" in written or (name in detector_configs.CONFIGS):
+    if detects:
         arguments = _parsed(detectors.add_model_arguments, words)
         return detector(detectors.load_from_arguments(arguments, device))
     arguments = _parsed(classifiers.add_model_arguments, words)

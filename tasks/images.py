@@ -203,7 +203,7 @@ def prepare(image: Image, size: int) -> Tensor:
 
 
 def write_image(path: str | PathLike[str], image: Image) -> None:
-    """Write a picture in the format of the path's suffix.
+    """Write a picture, RGB [H, W, 3] or grey [H, W], in the format of the path's suffix.
 
     Raises:
         ValueError: the suffix is of no format that OpenCV writes.
@@ -211,7 +211,8 @@ def write_image(path: str | PathLike[str], image: Image) -> None:
     """
     path = Path(path)
     try:
-        written, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        bgr = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        written, data = cv2.imencode(path.suffix, bgr)
     except cv2.error:
         written = False
     if not written:

@@ -50,7 +50,11 @@ def read_images(paths: Iterable[str]) -> Iterator[tuple[str, Image]]:
 
 
 def annotation_paths(paths: Sequence[str], folder: Path) -> dict[str, Path]:
-    """Where to write the annotated picture of each file: its own name, numbered where two have the same."""
+    """Where to write the annotated picture of each file: its own name, numbered where two have the same.
+
+    Raises:
+        ValueError: one of them would be written over.
+    """
     targets: dict[str, Path] = {}
     used: set[str] = set()
     for path in paths:
@@ -61,4 +65,8 @@ def annotation_paths(paths: Sequence[str], folder: Path) -> dict[str, Path]:
             name = f"{stem}-{number}"
         used.add(name)
         targets[path] = folder / f"{name}.png"
+    sources = {Path(path).resolve() for path in paths}
+    for target in targets.values():
+        if target.resolve() in sources:
+            raise ValueError(f"{target}: is one of the given pictures, and would be written over; give another folder")
     return targets

@@ -7,12 +7,10 @@ import json
 import sys
 from pathlib import Path
 
-import cv2
-
 from internimage.deploy import Artifact, load_artifact
 from internimage.tasks.artifact_pictures import picture_inputs
 from internimage.tasks.artifact_results import Reading, read_outputs
-from internimage.tasks.images import Image
+from internimage.tasks.images import Image, write_image
 from internimage.tasks.picture_files import annotation_paths, find_images, read_images
 
 EXAMPLES = """examples:
@@ -44,9 +42,12 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.images:
         return _check(artifact)
     paths = find_images(arguments.images)
+    if "view" not in artifact.manifest.task:
+        raise ValueError(
+            f"{arguments.artifact}: doesn't say how a picture becomes its input; `internimage export` writes artifacts "
+            "that do"
+        )
     targets = annotation_paths(paths, arguments.output) if arguments.output else {}
-    if arguments.output:
-        arguments.output.mkdir(parents=True, exist_ok=True)
     contents = []
     for path, image in read_images(paths):
         reading = _read(artifact, image, arguments.threshold)
@@ -54,7 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             print("\n".join([path, *reading.rows]), flush=True)
         if path in targets and reading.labels is not None:
-            cv2.imwrite(str(targets[path]), reading.labels)
+            targets[path].parent.mkdir(parents=True, exist_ok=True)
+            write_image(targets[path], reading.labels)
     if arguments.json:
         print(json.dumps(contents))
     failed = len(paths) - len(contents)

@@ -7,7 +7,7 @@
 `load_package` are the steps alone: a package calls the operators by name, and `load_package` provides them.
 """
 
-from internimage.deploy.artifact import Artifact, load_artifact, save_artifact
+from internimage.deploy.artifact import Artifact, artifact_folder, load_artifact, save_artifact
 from internimage.deploy.compiled import compile_blocks, load_compiled, save_compiled
 from internimage.deploy.deployed import PIXELS, TOLERANCES, Deployed, DeployedDetector, Pixels, Precision
 from internimage.deploy.inputs import Dimension, InputSpec
@@ -33,6 +33,7 @@ __all__ = [
     "Precision",
     "Processor",
     "Range",
+    "artifact_folder",
     "compile_blocks",
     "export",
     "load_artifact",

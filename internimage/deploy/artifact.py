@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from internimage._version import __version__
 from internimage.deploy.inputs import InputSpec, check_inputs, describe_inputs, device_of
-from internimage.deploy.manifest import FILE, Format, Manifest, Operators, read_manifest
+from internimage.deploy.manifest import Format, Manifest, Operators, read_manifest
 from internimage.deploy.onnx import load_onnx, write_onnx
 from internimage.deploy.packages import package
 from internimage.deploy.prepared import with_prepared_backbones
+from internimage.deploy.logs import errors_only
 from internimage.deploy.processors import PROCESSORS, Processor, needed_capabilities
 from internimage.deploy.programs import Range, export, operators_of
 from internimage.ops import build, toolchain
 from internimage.ops.schema import SCHEMA_VERSION
+from internimage.ops.toolchain import BuildError
 
 _SAMPLE = "sample.safetensors"
 _LIBRARY = f"libinternimage{build.SUFFIX}"
@@ -48,6 +51,7 @@ def save_artifact(
     processor: Processor = "native",
     prepare: bool | None = None,
     outputs: Sequence[str] = ("output",),
+    unordered: bool = False,
     tolerance: float = 1e-3,
     task: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -56,44 +60,49 @@ def save_artifact(
     Args:
         model: a `Deployed`, or any that returns a tuple of tensors; in evaluation mode.
         example: the inputs of one image, a sensible one: they become the sample.
-        folder: to write; must not exist yet, or hold an artifact, which is replaced.
+        folder: to write; must not exist yet, or hold an artifact and nothing else, which is replaced.
         format: "aoti", compiled by AOTInductor, runs in Python and in C++; "pt2", a graph of torch.export, runs in
             Python; "onnx" runs in onnxruntime, without torch and the operators' library.
         batch, height, width: see `export`.
-        processor: that the code is for: "native", one that has all that this one has; or "avx2" or "baseline".
+        processor: that the code is for: "native", one that has all that this one has; or "avx2" or "baseline". Not for
+            ONNX.
         prepare: deploy what `prepare_for_inference` makes of the backbones, where it can: the same, faster; a copy of
-            them. None: unless they take an eighth of the machine's memory.
+            them. None: unless they take an eighth of the machine's memory. Not for ONNX.
         outputs: names of the outputs.
+        unordered: see `Manifest`.
         tolerance: see `Manifest`.
         task: see `Manifest`.
 
     Raises:
-        ValueError: what can't be exported, as for `export`; a folder that holds something else.
+        ValueError: what can't be exported, as for `export`; outputs that are not finite; a folder that holds something
+            else.
         BuildError: the operators' library can't be built here.
         ImportError: for ONNX, a package that is missing.
     """
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder / FILE).is_file():
-        raise ValueError(f"{folder}: holds something else than a deployed model; give another folder")
+    if format == "onnx" and (prepare or processor != "native"):
+        raise ValueError(f"save_artifact: ONNX has no prepare and processor, got {prepare} and {processor}; leave them")
     example = (example,) if isinstance(example, Tensor) else example
     with torch.no_grad():
         results = model(*example)
     if len(results) != len(outputs):
         raise ValueError(f"save_artifact: the model has {len(results)} outputs, got {len(outputs)} names: {outputs}")
+    for name, result in zip(outputs, results, strict=True):
+        if not result.isfinite().all():
+            raise ValueError(
+                f"save_artifact: the model's output {name} for the example has numbers that are not finite; check its "
+                "weights, and that they suit its precision"
+            )
     if format != "onnx" and (_small_enough(model) if prepare is None else prepare):
         model = with_prepared_backbones(model)
     program = export(model, example, batch=batch, height=height, width=width)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        new = Path(temporary) / "new"
-        new.mkdir()
+    with artifact_folder(folder) as new:
         inputs = describe_inputs(program)
         file = _WRITERS[format](program, new, processor, outputs)
+        _write_sample(new / _SAMPLE, inputs, example, outputs, results)
         sizes = {path.name: path.stat().st_size for path in sorted(new.iterdir())}
         device = device_of(program)
         names = [] if format == "onnx" else operators_of(program)
         operators = _write_operators(new, device, processor, names) if names else None
-        _write_sample(new / _SAMPLE, inputs, example, outputs, results)
         native = format == "aoti" or operators is not None
         manifest = Manifest(
             format=format,
@@ -102,6 +111,7 @@ def save_artifact(
             operators=operators,
             inputs=inputs,
             outputs=tuple(outputs),
+            unordered=unordered,
             sample=_SAMPLE,
             tolerance=tolerance,
             device=device,
@@ -111,10 +121,44 @@ def save_artifact(
             task=task or {},
         )
         manifest.write(new)
+    return Path(folder)
+
+
+@contextmanager
+def artifact_folder(folder: str | PathLike[str]) -> Iterator[Path]:
+    """A folder to write an artifact into, which takes the place of the given one when the block has ended well.
+
+    Raises:
+        ValueError: what there is holds something else than an artifact.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        _refuse_other_files(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        new, old = Path(temporary) / "new", Path(temporary) / "old"
+        new.mkdir()
+        yield new
         if folder.exists():
-            folder.rename(Path(temporary) / "old")
-        new.rename(folder)
-    return folder
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+
+
+def _refuse_other_files(folder: Path) -> None:
+    files = {path.name for path in folder.iterdir()}
+    try:
+        ours = read_manifest(folder).files
+    except ValueError:
+        ours = frozenset()
+    if others := sorted(files - ours):
+        raise ValueError(
+            f"{folder}: holds something else than a deployed model ({', '.join(others[:3])}); give another folder"
+        )
 
 
 @dataclass(frozen=True)
@@ -140,22 +184,30 @@ class Artifact:
             return tuple(self.model(*(tensor.contiguous() for tensor in inputs)))
 
     def sample(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The inputs of the sample, and what the model gave for them before it was exported."""
-        stored = load_file(self.folder / self.manifest.sample, device=self.manifest.device)
-        inputs = [stored[f"input.{spec.name}"] for spec in self.manifest.inputs]
-        return inputs, [stored[f"output.{name}"] for name in self.manifest.outputs]
+        """The inputs of the sample, and what the model gave for them before it was exported.
+
+        Raises:
+            ValueError: its file is damaged.
+        """
+        path = self.folder / self.manifest.sample
+        try:
+            stored = load_file(path, device=self.manifest.device)
+            inputs = [stored[f"input.{spec.name}"] for spec in self.manifest.inputs]
+            return inputs, [stored[f"output.{name}"] for name in self.manifest.outputs]
+        except (SafetensorError, OSError, KeyError) as error:
+            raise ValueError(f"{path}: damaged ({error}); copy it again") from error
 
     def difference(self) -> float:
-        """How far the outputs for the sample are from those that it should give, relative to their largest value."""
+        """How far the outputs for the sample are from those that it should give.
+
+        Of floating numbers the largest difference, relative to the largest value; of whole numbers, such as labels, the
+        share that differs; infinity where shapes differ or a number is not finite. See also `Manifest.unordered`.
+        """
         inputs, expected = self.sample()
-        worst = 0.0
-        for got, wanted in zip(self(*inputs), expected, strict=True):
-            if got.shape != wanted.shape:
-                return float("inf")
-            if got.numel():
-                scale = wanted.double().abs().max().clamp(min=1e-12)
-                worst = max(worst, float((got.double() - wanted.double()).abs().max() / scale))
-        return worst
+        return max(
+            _difference(got, wanted, unordered=self.manifest.unordered)
+            for got, wanted in zip(self(*inputs), expected, strict=True)
+        )
 
 
 def load_artifact(folder: str | PathLike[str], *, runners: int = 1) -> Artifact:
@@ -183,11 +235,26 @@ def load_artifact(folder: str | PathLike[str], *, runners: int = 1) -> Artifact:
         _load_operators(folder, manifest.operators, manifest.device)
     try:
         model = _LOADERS[manifest.format](folder / manifest.model, runners)
-    except RuntimeError as error:
+    except ImportError:
+        raise
+    except Exception as error:  # each library has kinds of its own
         raise ValueError(
             f"{folder / manifest.model}: can't be loaded: {str(error).splitlines()[0]}; copy it, or export it, again"
         ) from error
     return Artifact(folder, manifest, model)
+
+
+def _difference(got: Tensor, wanted: Tensor, *, unordered: bool) -> float:
+    if got.shape != wanted.shape or not (got.isfinite().all() and wanted.isfinite().all()):
+        return float("inf")
+    if not got.numel():
+        return 0.0
+    if unordered and got.ndim > 1:
+        got, wanted = got.sort(1).values, wanted.sort(1).values
+    if not wanted.is_floating_point():
+        return float((got != wanted).double().mean())
+    scale = wanted.double().abs().max().clamp(min=1e-12)
+    return float((got.double() - wanted.double()).abs().max() / scale)
 
 
 def _small_enough(model: nn.Module) -> bool:
@@ -243,7 +310,12 @@ def _load_operators(folder: Path, operators: Operators, device: str) -> None:
             f"{folder}: calls version {operators.version} of the operators, this library has version {SCHEMA_VERSION}; "
             "export the model again"
         )
-    build.adopt_library(path, device)
+    try:
+        build.adopt_library(path, device)
+    except BuildError as error:
+        raise ValueError(
+            f"{path}: this system can't load it ({str(error).splitlines()[0]}); export the model here"
+        ) from error
 
 
 def _sha256(path: Path) -> str:
@@ -255,7 +327,8 @@ def _write_sample(
 ) -> None:
     tensors = {f"input.{spec.name}": tensor for spec, tensor in zip(specs, inputs, strict=True)}
     tensors |= {f"output.{name}": tensor for name, tensor in zip(names, outputs, strict=True)}
-    save_file({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+    # not save_file, whose files only their owner may read
+    path.write_bytes(save({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}))
 
 
 def _write_program(program: ExportedProgram, folder: Path, processor: Processor, outputs: Sequence[str]) -> str:
@@ -277,8 +350,8 @@ def _load_package(path: Path, runners: int) -> Call:
     from torch._inductor.package.package import load_package
 
     # It warns of code for a lesser processor than this one, which runs here: `_check_machine` has looked.
-    logging.getLogger("torch.export.pt2_archive._package").setLevel(logging.ERROR)
-    return load_package(str(path), num_runners=runners)
+    with errors_only("torch.export.pt2_archive._package"):
+        return load_package(str(path), num_runners=runners)
 
 
 def _write_onnx(program: ExportedProgram, folder: Path, processor: Processor, outputs: Sequence[str]) -> str:

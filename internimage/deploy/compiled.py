@@ -91,15 +91,15 @@ def load_compiled(path: str | PathLike[str]) -> None:
         ValueError: it was made by another torch or for another processor, or is damaged.
     """
     first, _, content = Path(path).read_bytes().partition(b"\n")
+    here = _machine()
     try:
         made = json.loads(first)
+        if not isinstance(made, dict) or made.keys() != here.keys():
+            raise ValueError(made)
     except ValueError as error:
         raise ValueError(f"{path}: not a file of save_compiled, or damaged; copy it again") from error
-    here = _machine()
     if made != here:
-        differing = ", ".join(
-            f"{key} {made.get(key)} instead of {here[key]}" for key in here if made.get(key) != here[key]
-        )
+        differing = ", ".join(f"{key} {made[key]} instead of {here[key]}" for key in here if made[key] != here[key])
         raise ValueError(f"{path}: was made for {differing}; save it again on such a machine")
     if torch.compiler.load_cache_artifacts(content) is None:
         raise ValueError(f"{path}: damaged; copy it again")

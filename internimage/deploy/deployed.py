@@ -27,7 +27,8 @@ PIXELS: dict[Pixels, PixelForm] = {
     "0-255": PixelForm(torch.float32, 255.0),
     "0-1": PixelForm(torch.float32, 1.0),
 }
-# Greatest difference of the outputs from those in float32 and eager, relative to their largest value.
+# Greatest difference of the outputs from those of the eager model in the same precision, relative to their largest
+# value.
 TOLERANCES: dict[Precision | Literal["int8"], float] = {
     "float32": 1e-3,
     "bfloat16": 0.2,

@@ -41,13 +41,15 @@ class Manifest:
     Attributes:
         format: of the model's file.
         model: the model's file.
-        sizes: bytes of each file that the model consists of, by name, to tell a truncated one.
+        sizes: bytes of the sample and of each file that the model consists of, by name, to tell a truncated one.
         operators: None where the model calls none.
         inputs: in the order of a call.
         outputs: names, in the order of the results.
+        unordered: whether what stands along the second axis of outputs, such as detections, may change places where
+            rounding differs; then each output is compared sorted along it.
         sample: a file with an input of batch 1 and the outputs that the model gave for it before it was exported, as
             "input.NAME" and "output.NAME".
-        tolerance: greatest difference from these outputs to expect, relative to their largest value.
+        tolerance: greatest difference from these outputs to expect, see `Artifact.difference`.
         device: type of the device that it runs on.
         platform: operating system and processor, such as "linux-x86_64"; "" for any.
         capabilities: of the processor that the code needs, by their names in `torch.cpu.get_capabilities()`.
@@ -67,7 +69,13 @@ class Manifest:
     platform: str
     capabilities: tuple[str, ...]
     versions: Mapping[str, str]
+    unordered: bool = False
     task: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def files(self) -> frozenset[str]:
+        """Names of all that the folder holds."""
+        return frozenset((FILE, *self.sizes, *((self.operators.file,) if self.operators else ())))
 
     def write(self, folder: Path) -> None:
         """Write `FILE` into a folder."""
@@ -100,7 +108,8 @@ def read_manifest(folder: Path) -> Manifest:
         sequences = {key: tuple(content[key]) for key in ("outputs", "capabilities")}
         inputs = tuple(map(InputSpec.from_json, content["inputs"]))
         manifest = Manifest(**content | sequences | {"operators": operators, "inputs": inputs})
-    except (KeyError, TypeError) as error:
+        _ = manifest.versions["torch"], manifest.sizes[manifest.model], manifest.sizes[manifest.sample]
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: damaged ({error!r}); copy it again, or export the model again") from error
     if manifest.format not in get_args(Format):
         raise ValueError(f"{path}: format {manifest.format!r} is unknown, expected {', '.join(get_args(Format))}")

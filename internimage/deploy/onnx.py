@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from internimage.deploy.logs import errors_only
 from internimage.ops.geometry import Geometry
 from internimage.ops.schema import check_version
 
@@ -46,7 +45,9 @@ def write_onnx(program: ExportedProgram, path: Path, outputs: Sequence[str]) -> 
         operators.nms.default: _nms,
         torch.ops.aten.sort.stable: _stable_sort,
     }
-    with _quiet_exporter():
+    # The exporter tells of packages that it doesn't need, and of folding that it doesn't do.
+    with errors_only("torch.onnx", "onnxscript"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         written = torch.onnx.export(
             program,
             dynamo=True,
@@ -61,28 +62,12 @@ def write_onnx(program: ExportedProgram, path: Path, outputs: Sequence[str]) -> 
     written.save(str(path), external_data=large)
 
 
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Drop what the exporter says of itself: packages that it doesn't need, and folding that it doesn't do."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 def load_onnx(path: Path) -> Callable[..., Sequence[Tensor]]:
     """An ONNX file as a function of tensors on the CPU, by onnxruntime.
 
     Raises:
         ImportError: onnxruntime is missing.
-        RuntimeError: the file is damaged.
+        Exception: one of onnxruntime's: the file is damaged, or asks for what onnxruntime has not got.
     """
     _require("onnxruntime")
     import onnxruntime
