@@ -22,11 +22,11 @@ from torch.export import ExportedProgram
 
 from internimage._version import __version__
 from internimage.deploy.inputs import InputSpec, check_inputs, describe_inputs, device_of
+from internimage.deploy.logs import errors_only
 from internimage.deploy.manifest import Format, Manifest, Operators, read_manifest
 from internimage.deploy.onnx import load_onnx, write_onnx
 from internimage.deploy.packages import package
 from internimage.deploy.prepared import with_prepared_backbones
-from internimage.deploy.logs import errors_only
 from internimage.deploy.processors import PROCESSORS, Processor, needed_capabilities
 from internimage.deploy.programs import Range, export, operators_of
 from internimage.ops import build, toolchain
