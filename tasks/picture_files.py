@@ -50,11 +50,7 @@ def read_images(paths: Iterable[str]) -> Iterator[tuple[str, Image]]:
 
 
 def annotation_paths(paths: Sequence[str], folder: Path) -> dict[str, Path]:
-    """Where to write the annotated picture of each file: its own name, numbered where two have the same.
-
-    Raises:
-        ValueError: one of them would be written over.
-    """
+    """Where to write the annotated picture of each file: its own name, numbered where two have the same."""
     targets: dict[str, Path] = {}
     used: set[str] = set()
     for path in paths:
@@ -65,8 +61,19 @@ def annotation_paths(paths: Sequence[str], folder: Path) -> dict[str, Path]:
             name = f"{stem}-{number}"
         used.add(name)
         targets[path] = folder / f"{name}.png"
-    sources = {Path(path).resolve() for path in paths}
-    for target in targets.values():
-        if target.resolve() in sources:
-            raise ValueError(f"{target}: is one of the given pictures, and would be written over; give another folder")
     return targets
+
+
+def prediction_paths(paths: Sequence[str], folder: Path) -> dict[str, Path]:
+    """The same for what a model says of files, in a folder of its own, which is made.
+
+    Raises:
+        ValueError: a file lies in the folder, where results could take the place of it or of what belongs to it.
+    """
+    for path in paths:
+        if Path(path).parent.resolve() == folder.resolve():
+            raise ValueError(
+                f"{path} lies in the folder for results, {folder}, and could be replaced; give another one"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    return annotation_paths(paths, folder)

@@ -11,7 +11,7 @@ from internimage.deploy import Artifact, load_artifact
 from internimage.tasks.artifact_pictures import picture_inputs
 from internimage.tasks.artifact_results import Reading, read_outputs
 from internimage.tasks.images import Image, write_image
-from internimage.tasks.picture_files import annotation_paths, find_images, read_images
+from internimage.tasks.picture_files import find_images, prediction_paths, read_images
 
 EXAMPLES = """examples:
   internimage run deployed                            check it: compare its outputs for its sample
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"{arguments.artifact}: doesn't say how a picture becomes its input; `internimage export` writes artifacts "
             "that do"
         )
-    targets = annotation_paths(paths, arguments.output) if arguments.output else {}
+    targets = prediction_paths(paths, arguments.output) if arguments.output else {}
     contents = []
     for path, image in read_images(paths):
         reading = _read(artifact, image, arguments.threshold)
@@ -55,7 +55,6 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             print("\n".join([path, *reading.rows]), flush=True)
         if path in targets and reading.labels is not None:
-            targets[path].parent.mkdir(parents=True, exist_ok=True)
             write_image(targets[path], reading.labels)
     if arguments.json:
         print(json.dumps(contents))

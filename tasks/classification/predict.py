@@ -15,7 +15,7 @@ from internimage.tasks.classification.trained import Trained, add_model_argument
 from internimage.tasks.devices import add_device_argument, choose_device
 from internimage.tasks.drawing import draw_predictions
 from internimage.tasks.images import Image, prepare, write_image
-from internimage.tasks.picture_files import annotation_paths, find_images, read_images
+from internimage.tasks.picture_files import find_images, prediction_paths, read_images
 
 EXAMPLES = """examples:
   internimage predict cat.jpg                                      released weights, downloaded on first use
@@ -56,9 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     device = choose_device(arguments.device)
     paths = find_images(arguments.images)
     classifier = Classifier(load_from_arguments(arguments, device), device)
-    drawings = annotation_paths(paths, arguments.output) if arguments.output else {}
-    if arguments.output:
-        arguments.output.mkdir(parents=True, exist_ok=True)
+    drawings = prediction_paths(paths, arguments.output) if arguments.output else {}
     predictions: list[Prediction] = []
     failed = 0
     with tqdm(total=len(paths), unit="image", disable=len(paths) < _PROGRESS_FROM or None, file=sys.stderr) as progress:

@@ -203,11 +203,14 @@ def _add_objects(
                 picture,
                 (x, y, x + width, y + height),
                 label,
-                ignored=bool(annotation.get("iscrowd", 0)),
+                ignored=bool(int(annotation.get("iscrowd", 0))),
                 area=area if area > 0 else np.nan,
                 segmentation=annotation.get("segmentation"),
             )
-        except (TypeError, ValueError, OverflowError) as error:
+        except TypeError as error:
+            expected = "expected a segmentation of polygons [[x, y, x, y...]] or RLE, and iscrowd 0 or 1"
+            raise DatasetError(f"{where}: {error}; {expected}") from error
+        except (ValueError, OverflowError) as error:
             raise DatasetError(f"{where}: {error}") from error
     _check_format(np.array(boxes).reshape(-1, 4), np.array(sizes).reshape(-1, 2)[:, ::-1], path)
 

@@ -76,7 +76,8 @@ def _report(
     limit: int,
     frequencies: Sequence[Frequency] | None = None,
 ) -> Report:
-    cases = sorted(cases, key=lambda case: case.image_id)  # the order of pycocotools, for equal scores
+    # The order of pycocotools, for equal scores; ids that are text come last.
+    cases = sorted(cases, key=lambda case: (isinstance(case.image_id, str), case.image_id))
     objects = np.zeros(num_classes, int)
     for case in cases:
         objects += np.bincount(case.truth.labels[~case.truth.ignored], minlength=num_classes)

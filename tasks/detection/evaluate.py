@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -96,6 +97,9 @@ def run(arguments: argparse.Namespace) -> int:
     with join_processes(arguments.device) as processes:
         trained = load_from_arguments(arguments, processes.device)
         dataset = open_dataset(arguments.data, arguments.split, arguments.layout, hierarchy=arguments.hierarchy)
+        if processes.is_main:
+            for remark in dataset.dropped:
+                print(remark, file=sys.stderr)
         if arguments.expand_detections and dataset.ancestors is None:
             raise ValueError("--expand-detections needs the hierarchy of Open Images' classes: give --hierarchy FILE")
         check_classes(trained.classes, dataset.classes)

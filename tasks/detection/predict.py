@@ -18,7 +18,7 @@ from internimage.tasks.detection.pictures import frame_picture, prediction_pictu
 from internimage.tasks.detection.trained import Trained, add_model_arguments, load_from_arguments
 from internimage.tasks.devices import add_device_argument, choose_device
 from internimage.tasks.images import SUFFIXES, ImageError, read_image, write_image
-from internimage.tasks.picture_files import annotation_paths, find_images
+from internimage.tasks.picture_files import find_images, prediction_paths
 from internimage.tasks.videos import VIDEO_SUFFIXES, VideoError, new_video, open_video
 from internimage.weight_files import written_whole
 
@@ -58,8 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     device = choose_device(arguments.device)
     paths = find_images(arguments.files, SUFFIXES | VIDEO_SUFFIXES)
     trained = load_from_arguments(arguments, device)
-    targets = annotation_paths(paths, arguments.output)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    targets = prediction_paths(paths, arguments.output)
     contents: list[Content] = []
     for path in tqdm(paths, unit="file", disable=len(paths) < _PROGRESS_FROM or None, file=sys.stderr):
         predict = _predict_video if Path(path).suffix.lower() in VIDEO_SUFFIXES else _predict_picture

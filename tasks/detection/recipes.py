@@ -53,7 +53,11 @@ class DetectionRecipe(Recipe):
         self._check("long_side", self.long_side >= max(self.short_sides), "at least --short-sides")
         self._check("crop", len(self.crop) in (0, 2), "two sides, or nothing")
         self._check("detections", self.detections is None or self.detections >= 1, "at least 1")
-        self._check("test_scale", len(self.test_scale) in (0, 2), "two sides, or nothing")
+        self._check("crop_share", 0 <= self.crop_share <= 1, "from 0 to 1")
+        sides = len(self.test_scale) in (0, 2) and min(self.test_scale, default=1) >= 1
+        self._check("test_scale", sides, "two sides of at least 1 pixel, or nothing")
+        self._check("backbone_lr", self.backbone_lr >= 0, "at least 0")
+        self._check("offset_lr", self.offset_lr >= 0, "at least 0")
         get_config(self.model)
         self.augmentation()
 

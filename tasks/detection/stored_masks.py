@@ -21,6 +21,7 @@ except ImportError as error:
     ) from error
 
 _LEAST_COORDINATES = 6  # of an outline: three points
+_MOST_DIGITS = 7  # of five bits, for a run: pictures have less than 2³⁴ pixels
 _FURTHEST = 10  # times the picture's longer side: an outline takes as much memory as it is long
 
 
@@ -124,9 +125,29 @@ def _compressed(segmentation: dict[str, Any], size: Size) -> bytes:
         counts = counts.encode("ascii", "replace")
     elif isinstance(counts, list) and sum(counts) == size[0] * size[1] and min(counts) >= 0:
         counts = coco_masks.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"]
-    if not isinstance(counts, bytes) or not counts:
+    if not isinstance(counts, bytes) or _pixels(counts) != size[0] * size[1]:
         raise ValueError(f"its RLE has no counts, or counts that don't sum up to {size[0]} x {size[1]} pixels")
     return counts
+
+
+def _pixels(counts: bytes) -> int:
+    """How many pixels the runs of compressed RLE cover together; -1 where they are damaged.
+
+    pycocotools doesn't look, and reads beyond the end of a mask. A run is written five bits a character, the lowest
+    first, the last one signed; from the fourth on as the difference to the run two before it.
+    """
+    digits = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero(digits & 32 == 0)
+    if digits.size == 0 or digits.min() < 0 or digits.max() > 63 or not last.size or last[-1] != digits.size - 1:
+        return -1
+    first = np.concatenate(([0], last[:-1] + 1))
+    length = last - first + 1
+    if length.max() > _MOST_DIGITS:
+        return -1
+    place = np.arange(digits.size) - np.repeat(first, length)
+    written = np.add.reduceat((digits & 31) << 5 * place, first) - np.where(digits[last] & 16, 1 << 5 * length, 0)
+    runs = np.concatenate((written[:1], np.cumsum(written[1::2]), np.cumsum(written[2::2])))
+    return int(runs.sum()) if runs.min() >= 0 else -1
 
 
 def _polygons(segmentation: Any) -> Iterable[Sequence[float]]:

@@ -93,11 +93,15 @@ def train(
             f"{data}: the classes of the training and the validation pictures differ: class {label} is {learned!r} in "
             f"one and {judged!r} in the other; give both the same categories"
         )
-    if recipe.config.masks and not training_data.has_masks:
-        raise ValueError(
-            f"{recipe.model} learns masks, but the objects of {data} have none; give a --model without them, such as "
-            "faster_rcnn_internimage_femto_small"
-        )
+    if processes.is_main:
+        for remark in (*training_data.dropped, *validation_data.dropped):
+            print(remark)
+    for split, part in (("training", training_data), ("validation", validation_data)):
+        if recipe.config.masks and not part.has_masks:
+            raise ValueError(
+                f"{recipe.model} learns masks, but not all {split} objects of {data} have one; add them, or give a "
+                "--model without masks, such as faster_rcnn_internimage_femto_small"
+            )
     indices = trainable(training_data, keep_empty=recipe.keep_empty)
     order = Order(
         [len(indices)],
@@ -107,9 +111,6 @@ def train(
         groups=orientations(training_data, indices) if recipe.grouped and not recipe.by_class else b"",
     )
     directory = start_run(output, recipe, processes)
-    if processes.is_main:
-        for remark in (*training_data.dropped, *validation_data.dropped):
-            print(remark)
     model = (make_model or build_model)(recipe, len(training_data.classes)).to(processes.device)
     task = DetectionTask(recipe, model, validation_data, directory, processes)
     run_loop(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,8 +30,8 @@ class Views:
     def __post_init__(self) -> None:
         if self.bounds is not None and (len(self.bounds) != 2 or min(self.bounds) < 1):
             raise ValueError(f"Views: bounds must be two sides of at least 1 pixel, got {self.bounds}")
-        if not self.factors or min(self.factors) <= 0:
-            raise ValueError(f"Views: expected factors above 0, at least one, got {self.factors}")
+        if not self.factors or not all(0 < factor < math.inf for factor in self.factors):
+            raise ValueError(f"Views: expected finite factors above 0, at least one, got {self.factors}")
 
     def __call__(self, image: Image) -> list[Tensor]:
         """A picture, uint8 [H, W, 3] -> its views, float32 [3, h, w], normalised."""

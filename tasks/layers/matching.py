@@ -7,25 +7,21 @@ import torch.distributed as dist
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+_MUCH = 1e9
+
 
 def match(cost: Tensor) -> tuple[Tensor, Tensor]:
     """The assignment of least total cost.
 
     Args:
-        cost: [predictions, targets].
+        cost: [predictions, targets]. Values that are not finite count as much: they come from predictions that are not
+            finite, whose loss is not either, so that the training loop leaves their step out.
 
     Returns:
         Indices of the matched predictions, increasing, and of their targets; on the device of `cost`.
-
-    Raises:
-        ValueError: a cost is NaN or infinite.
     """
-    if not cost.isfinite().all():
-        raise ValueError(
-            "match: expected finite costs, got NaN or infinity; the training diverged: lower the learning rate, clip "
-            "the gradients, or compute the loss in float32"
-        )
-    predictions, targets = linear_sum_assignment(cost.detach().cpu().double().numpy())
+    finite = cost.detach().cpu().double().nan_to_num(nan=_MUCH, posinf=_MUCH, neginf=-_MUCH)
+    predictions, targets = linear_sum_assignment(finite.numpy())
     return torch.from_numpy(predictions).to(cost.device), torch.from_numpy(targets).to(cost.device)
 
 

@@ -40,7 +40,7 @@ def mask_loss(predictions: Sequence[MaskPrediction], labels: Tensor, *, points: 
         The weighted terms: "class", "mask" and "dice" of the last layer, "d0.class", ... of the earlier ones.
 
     Raises:
-        ValueError: labels of another shape or for classes that the head lacks, or predictions that are NaN or infinite.
+        ValueError: labels of another shape or for classes that the head lacks.
     """
     check_labels(labels, len(predictions[0].class_logits))
     with torch.autocast(labels.device.type, enabled=False):  # sums over all points are too large for float16

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from internimage.tasks.devices import add_device_argument, choose_device
 from internimage.tasks.images import write_image
-from internimage.tasks.picture_files import annotation_paths, find_images, read_images
+from internimage.tasks.picture_files import find_images, prediction_paths, read_images
 from internimage.tasks.segmentation.label_files import write_labels
 from internimage.tasks.segmentation.pictures import class_counts, prediction_picture
 from internimage.tasks.segmentation.trained import Trained, add_model_arguments, load_from_arguments
@@ -58,8 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     device = choose_device(arguments.device)
     paths = find_images(arguments.images)
     trained = load_from_arguments(arguments, device)
-    targets = annotation_paths(paths, arguments.output)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    targets = prediction_paths(paths, arguments.output)
     predictions: list[Prediction] = []
     bar = tqdm(paths, unit="image", disable=len(paths) < _PROGRESS_FROM or None, file=sys.stderr)
     for path, image in read_images(bar):

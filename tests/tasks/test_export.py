@@ -126,7 +126,7 @@ def test_results_are_not_written_over_the_pictures(tmp_path: Path, photo: Path, 
     folder = save_artifact(source, tmp_path / "deployed", format="pt2", prepare=False)
     before = photo.read_bytes()
     assert cli.main(["run", str(folder), str(photo), "--output", str(tmp_path)]) == 1
-    assert "is one of the given pictures, and would be written over" in capsys.readouterr().err
+    assert "lies in the folder for results" in capsys.readouterr().err
     assert photo.read_bytes() == before
     assert cli.main(["run", str(folder), str(photo), "--output", str(tmp_path / "labels")]) == 0
     assert cv2.imread(str(tmp_path / "labels" / "photo.png"), cv2.IMREAD_UNCHANGED).shape == (80, 100)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from internimage.tasks.images import write_image
-from internimage.tasks.picture_files import annotation_paths, find_images, read_images
+from internimage.tasks.picture_files import annotation_paths, find_images, prediction_paths, read_images
 
 pytestmark = pytest.mark.once
 
@@ -37,6 +37,15 @@ def test_annotated_pictures_of_one_name_do_not_overwrite_each_other():
     assert list(targets) == paths
     assert len(set(targets.values())) == 4
     assert targets["x/a.png"] == Path("out/a.png")
+
+
+def test_results_never_lie_among_the_pictures(tmp_path):
+    with pytest.raises(ValueError, match=r"b\.png lies in the folder for results"):
+        prediction_paths(["x/a.png", str(tmp_path / "b.png")], tmp_path / "c" / "..")
+    assert prediction_paths([str(tmp_path / "b.png")], tmp_path / "new") == {
+        str(tmp_path / "b.png"): tmp_path / "new" / "b.png"
+    }
+    assert (tmp_path / "new").is_dir()
 
 
 def test_what_can_not_be_read_is_said_and_left_out(tmp_path, capsys):

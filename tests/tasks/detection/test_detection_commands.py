@@ -154,17 +154,10 @@ def test_pictures_and_videos_are_annotated_and_what_is_none_is_said(
 
 def test_the_threshold_decides_what_is_named(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_image(tmp_path / "a.png", picture(1))
-    words = [
-        "predict",
-        "detection",
-        tmp_path / "a.png",
-        "--checkpoint",
-        weights,
-        "--output",
-        tmp_path,
-        "--device",
-        "cpu",
-    ]
+    words = ["predict", "detection", tmp_path / "a.png", "--checkpoint", weights, "--device", "cpu", "--output"]
+    assert command(*words, tmp_path) == 1
+    assert "lies in the folder for results" in capsys.readouterr().err
+    words.append(tmp_path / "found")
     numbers = []
     for threshold in (0, 1):
         assert command(*words, "--threshold", threshold) == 0

@@ -228,8 +228,11 @@ def test_bad_targets_are_refused() -> None:
     first, second = targets()
     with pytest.raises(ValueError, match="target 0: expected labels from 0 to 4, got 1 to 5"):
         model(images(), [{**first, "labels": torch.tensor([1, 5])}, second])
-    with pytest.raises(ValueError, match="expected finite costs"):
-        model([torch.full((3, 32, 32), torch.nan)], [first])
+
+
+def test_what_is_not_finite_gives_a_loss_that_is_not() -> None:
+    losses = small_dino().train()([torch.full((3, 32, 32), torch.nan)], targets()[:1])
+    assert not torch.stack(list(losses.values())).sum().isfinite()  # and the training loop leaves the step out
 
 
 def test_fresh_classifiers_have_other_classes() -> None:

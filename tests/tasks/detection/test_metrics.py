@@ -1,6 +1,7 @@
 """Metrics equal their definitions in plain Python, pycocotools on files, and what is computed by hand."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +18,7 @@ from internimage.tasks.detection.cases import Case
 from internimage.tasks.detection.coco_format import result_entries
 from internimage.tasks.detection.coco_metrics import coco_report, lvis_report
 from internimage.tasks.detection.crowd_metrics import crowd_report
+from internimage.tasks.detection.matching import overlaps
 from internimage.tasks.detection.metrics import judge
 from internimage.tasks.detection.objects import Verified
 from internimage.tasks.detection.open_images_metrics import open_images_report
@@ -142,12 +144,22 @@ def test_coco_counts_as_many_detections_as_it_is_told() -> None:
     assert coco_report(cases, 1, masks=False, limit=15).figures["box_ar"] == 1
 
 
+def takes_from_another(one: Case) -> bool:
+    """Whether half of an object lies in another of its class, one of them a group: its detection may be that one's."""
+    truth = one.truth
+    inside = overlaps(truth.boxes, truth.boxes, np.ones(len(truth.boxes), bool))
+    alike = (truth.labels[:, None] == truth.labels) & (truth.ignored[:, None] | truth.ignored)
+    return bool((inside >= 0.5)[alike & ~np.eye(len(inside), dtype=bool)].any())
+
+
 @pytest.mark.parametrize("metric", METRICS)
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=12, deadline=None)
 def test_the_truth_itself_is_perfect(metric: Any, seed: int) -> None:
     cases = perfect(random_cases(seed, masks=True))
     if all(one.truth.ignored.all() for one in cases):
+        return
+    if metric == "open_images" and any(map(takes_from_another, cases)):
         return
     report = judge(metric, cases, 3, limit=100)
     for name, value in report.figures.items():
@@ -359,3 +371,13 @@ def coco_area(mask: Any) -> int:
     from pycocotools import mask as coco_masks
 
     return int(coco_masks.area(mask))
+
+
+def test_ids_of_pictures_may_be_numbers_and_text() -> None:
+    cases = random_cases(3)
+    mixed = [
+        replace(case, image_id=f"b{case.image_id}" if place % 2 else case.image_id) for place, case in enumerate(cases)
+    ]
+    assert coco_report(mixed, 3, masks=False).figures == pytest.approx(
+        coco_report(cases, 3, masks=False).figures, abs=0.02
+    )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -153,17 +154,20 @@ def test_that_no_picture_can_be_read_is_told_in_one_line(shapes, tmp_path, capsy
     assert error.endswith("; and 6 more")
 
 
-def test_masks_need_data_that_has_them(shapes, tmp_path, capsys):
+@pytest.mark.parametrize("split", ["training", "validation"])
+def test_masks_need_data_that_has_them(split, shapes, tmp_path, capsys):
     data = tmp_path / "boxes"
     (data / "annotations").mkdir(parents=True)
     (data / "images").symlink_to(shapes / "images")
     for path in (shapes / "annotations").iterdir():
         content = json.loads(path.read_text())
-        for row in content["annotations"]:
-            row["segmentation"] = []
+        if ("train" in path.name) == (split == "training"):
+            content["annotations"][0]["segmentation"] = []
         (data / "annotations" / path.name).write_text(json.dumps(content))
     assert train(data, tmp_path / "run") == 1
-    assert "mask_rcnn_internimage_atto_small learns masks, but" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert f"mask_rcnn_internimage_atto_small learns masks, but not all {split} objects of" in printed.err
+    assert re.search(r"1 of \d+ objects have no mask", printed.out)
 
 
 def groups_of(name):

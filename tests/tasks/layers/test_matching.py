@@ -24,9 +24,10 @@ def test_nothing_is_matched_with_nothing() -> None:
     assert predictions.shape == targets.shape == (0,)
 
 
-def test_costs_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(ValueError, match="the training diverged"):
-        match(torch.tensor([[0.0, float("nan")]]))
+def test_costs_that_are_not_finite_are_avoided() -> None:
+    nan, inf = float("nan"), float("inf")
+    assert match(torch.tensor([[nan, 2.0], [3.0, inf]]))[1].tolist() == [1, 0]
+    assert match(torch.full((2, 1), nan))[1].tolist() == [0]
 
 
 def test_divisors_are_averaged_over_the_processes(tmp_path) -> None:

@@ -71,12 +71,12 @@ def test_more_classes_than_queries_are_matched_as_far_as_they_go() -> None:
     assert all(loss.isfinite() for loss in losses.values())
 
 
-def test_predictions_that_are_not_finite_are_refused() -> None:
+def test_predictions_that_are_not_finite_give_losses_that_are_not() -> None:
     sets = predictions()
     with torch.no_grad():
         sets[1].mask_logits.fill_(torch.nan)
-    with pytest.raises(ValueError, match="the training diverged"):
-        mask_loss(sets, halves(0, 1), points=16)
+    losses = mask_loss(sets, halves(0, 1), points=16)
+    assert {name for name, loss in losses.items() if not loss.isfinite()} == {"d1.mask", "d1.dice"}
 
 
 def test_the_loss_is_computed_in_float32_under_autocast() -> None:
