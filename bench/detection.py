@@ -1,4 +1,4 @@
-"""Small detectors from scratch on a folder of annotated pictures, in the same loop and epochs; a table at the end.
+"""Small detectors from scratch on a folder of annotated pictures, in the same loop; a table at the end.
 
 python bench/detection.py --data cells --output runs/cells
 python bench/detection.py --data nuclei --output runs/nuclei --masks --enlarge 1.5
@@ -51,10 +51,7 @@ class Torchvision(nn.Module):
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None) -> Any:
         if self.training:
-            shifted = [
-                {**{name: target[name] for name in target if name != "ignored"}, "labels": target["labels"] + 1}
-                for target in targets or ()
-            ]
+            shifted = [{**target, "labels": target["labels"] + 1} for target in targets or ()]
             return self.detector(list(images), shifted)
         raise NotImplementedError("it is looked at by look() and draw()")
 
