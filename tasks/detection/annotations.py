@@ -69,7 +69,7 @@ class Annotations:
         """The objects of a picture.
 
         Raises:
-            ValueError: a mask that can't be.
+            ValueError: a mask is impossible; see `StoredMasks.read`.
         """
         rows = slice(*self.ends[index : index + 2].tolist())
         boxes, areas = self.boxes[rows], self.areas[rows]
@@ -155,7 +155,7 @@ class Collector:
             segmentation: see `StoredMasks.append`.
 
         Raises:
-            ValueError: a mask that is none.
+            ValueError: see `StoredMasks.append`.
         """
         size = self._sizes[2 * picture], self._sizes[2 * picture + 1]
         has_mask = self._masks.append(segmentation, size)
@@ -175,7 +175,7 @@ class Collector:
         frequencies: Sequence[Frequency] | None = None,
         ancestors: Ancestors | None = None,
     ) -> Annotations:
-        """Clip the boxes, drop objects that can't be, sort the others by their pictures.
+        """Clip the boxes, drop objects with impossible boxes or masks, sort the others by their pictures.
 
         Raises:
             DatasetError: no picture.

@@ -6,7 +6,7 @@ The order and the numbers are those of the official training: flip, where wanted
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from internimage.tasks.resizing import Size, fit_size, resize_bilinear
 
 Boxes = NDArray[np.float32]
 
-_LEAST_SIDE = 1  # pixels of a box in its picture; smaller objects are not learned
+_LEAST_SIDE = 1  # pixels of a box in its picture; smaller objects are not learned, as in the official training
 _REDRAWN_CROPS = 10
 
 
@@ -37,7 +37,7 @@ class Scales:
     """
 
     short: Sequence[int]
-    long: int = 1333
+    long: int
 
     def __post_init__(self) -> None:
         if not self.short or min(*self.short, self.long) < 1:
@@ -63,10 +63,10 @@ class Crop:
         ValueError: a number is out of its range.
     """
 
-    scales: Scales = field(default_factory=lambda: Scales((400, 500, 600)))
-    sides: tuple[int, int] = (384, 600)
-    empty: bool = True
-    probability: float = 0.5
+    scales: Scales
+    sides: tuple[int, int]
+    empty: bool
+    probability: float
 
     def __post_init__(self) -> None:
         if not 1 <= self.sides[0] <= self.sides[1]:
@@ -89,21 +89,12 @@ class Augmentation:
     """
 
     scales: Scales
-    crop: Crop | None = None
-    flip: float = 0.5
+    crop: Crop | None
+    flip: float
 
     def __post_init__(self) -> None:
         if not 0 <= self.flip <= 1:
             raise ValueError(f"Augmentation: flip must be from 0 to 1, got {self.flip}")
-
-
-_MULTI_SCALE = Scales(range(480, 801, 32))
-
-# Of the official recipes.
-SINGLE_SCALE = Augmentation(Scales((800,)))
-MULTI_SCALE_CROP = Augmentation(_MULTI_SCALE, Crop())
-DETR_CROP = Augmentation(_MULTI_SCALE, Crop(Scales((400, 500, 600), 4200), empty=False))
-LARGE_SCALE = Augmentation(Scales(range(600, 1801), 2000))
 
 
 def augment(
@@ -119,9 +110,8 @@ def augment(
         masks: whether they are wanted; the objects must have them.
 
     Returns:
-        float32 [3, h, w], normalised, and what is to be learned: "boxes" float32 [G, 4], "labels" int64 [G], where
-        wanted "masks" uint8 [G, h, w], and "ignored" float32 [I, 4], boxes of ignored objects. A mask may be empty
-        where a crop has cut all of it but left some of its box.
+        float32 [3, h, w], normalised, and what is to be learned: "boxes" float32 [G, 4], "labels" int64 [G], and where
+        wanted "masks" uint8 [G, h, w]. A mask may be empty where a crop has cut all of it but left some of its box.
 
     Raises:
         ValueError: masks are wanted, and there are none, or damaged ones.
@@ -136,13 +126,11 @@ def augment(
         view.resize(crop.scales.draw(view.size, rng))
         view.crop(*_draw_crop(view, ~objects.ignored, crop, rng))
     view.resize(augmentation.scales.draw(view.size, rng))
-    visible = _has_area(view.boxes)
-    # Very small objects, which the official training drops, are no truth and no reason to ignore a place either.
-    learned = np.flatnonzero(visible & ~objects.ignored & (_sides(objects.boxes).min(axis=1) >= _LEAST_SIDE))
+    large = _sides(objects.boxes).min(axis=1) >= _LEAST_SIDE
+    learned = np.flatnonzero(_has_area(view.boxes) & ~objects.ignored & large)
     target = {
         "boxes": torch.from_numpy(view.boxes[learned]),
         "labels": torch.from_numpy(objects.labels[learned]),
-        "ignored": torch.from_numpy(view.boxes[visible & objects.ignored]),
     }
     if masks and objects.masks is not None:
         chosen = decode_masks([objects.masks[index] for index in learned], (image.shape[0], image.shape[1]))

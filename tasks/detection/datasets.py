@@ -120,7 +120,8 @@ class DetectionData:
         """Read a picture with its objects.
 
         Raises:
-            ImageError: the file is missing, damaged, or of another size than the annotations say; a mask can't be.
+            ImageError: the file is missing, damaged, or of another size than the annotations say; or an object's mask
+                is impossible: its outline leads far out of the picture.
         """
         return Sample(self.name(index), self.read_image(index), self.objects(index))
 

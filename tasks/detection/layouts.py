@@ -84,6 +84,8 @@ def _open_images(split: str, boxes: str) -> tuple[Part, ...]:
     return tuple(OpenImages(folder, boxes, labels, pictures) for folder in ("annotations/", ""))
 
 
+_VOC0712 = _voc(("VOC2007", "trainval"), ("VOC2012", "trainval"))
+
 # Where a folder could be of several layouts, the first is recognised.
 LAYOUTS: Mapping[str, Layout] = {
     "coco_json": Layout(
@@ -113,10 +115,16 @@ LAYOUTS: Mapping[str, Layout] = {
         "lvis",
         {"train": _lvis("train"), "val": _lvis("val")},
     ),
+    "lvis_minival": Layout(
+        "annotations/lvis_v1_train.json and annotations/lvis_v1_minival_inserted_image_name.json, pictures as of lvis "
+        "(LVIS v1; tested on the part of its val that lies in COCO's val2017)",
+        "lvis",
+        {"train": _lvis("train"), "val": _lvis("minival_inserted_image_name")},
+    ),
     "voc": Layout(
         "VOC2007/ and VOC2012/, or VOCdevkit/ with them; trained on both trainval lists (PASCAL VOC 2007 + 2012)",
         "voc",
-        {"train": _voc(("VOC2007", "trainval"), ("VOC2012", "trainval")), "val": _voc(("VOC2007", "test"))},
+        {"train": _VOC0712, "val": _voc(("VOC2007", "test"))},
     ),
     "voc2007": Layout(
         "VOC2007/ or VOCdevkit/VOC2007/; trained on its trainval list (PASCAL VOC 2007)",
@@ -127,6 +135,12 @@ LAYOUTS: Mapping[str, Layout] = {
         "VOC2012/ or VOCdevkit/VOC2012/; its train and val lists (PASCAL VOC 2012)",
         "voc",
         {"train": _voc(("VOC2012", "train")), "val": _voc(("VOC2012", "val"))},
+    ),
+    "voc2012_test": Layout(
+        "VOC2007/ and VOC2012/, or VOCdevkit/ with them; trained as voc, tested on VOC2012's test list, of which the "
+        "annotations are not public: without them take voc, which tests on VOC2007's (PASCAL VOC 2007 + 2012)",
+        "voc",
+        {"train": _VOC0712, "val": _voc(("VOC2012", "test"))},
     ),
     "crowd_human": Layout(
         "annotation_{train,val}.odgt, here or in annotations/; Images/ or {train,val}/Images/ (CrowdHuman)",

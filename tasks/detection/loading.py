@@ -135,7 +135,7 @@ class EvalSet(torch.utils.data.Dataset[EvalItem]):
     def __getitem__(self, index: int) -> EvalItem:
         corrupt: tuple[str, ...] = ()
         try:
-            image = self._dataset.read(index).image  # an object that can't be is found, too
+            image = self._dataset.read(index).image  # which also raises where an object's mask is impossible
         except (ImageError, OSError) as error:
             image = np.zeros((64, 64, 3), np.uint8)
             corrupt = (reason(error),)

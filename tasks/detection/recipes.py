@@ -125,7 +125,8 @@ _DINO_COCO: dict[str, Any] = {
     "crop_long_side": 4200,
     "empty_crops": False,
 }
-# From Objects365, without drops. How many images a step has is not published: our choice.
+# From Objects365, without drops. How many images a step has, and whether activations are kept, is not published: our
+# choice.
 _DINO_TUNED: dict[str, Any] = {
     **_DINO,
     "layer_decay": 0.94,
@@ -143,7 +144,9 @@ _TUNED_ON: dict[str, dict[str, Any]] = {
 # Where a configuration differs from its data set's row, by the end of its name.
 _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "_0.1x_backbone_lr": {"weight_decay": 0.05, "layer_decay": None, "backbone_lr": 0.1},
-    "_voc12": {"layout": "voc2012"},
+    "_lvis_minival_ss": {"layout": "lvis_minival"},
+    # Which part of VOC2012 was tested is not published. Its test list is our choice: the others are trained on.
+    "_voc12": {"layout": "voc2012_test"},
 }
 # What training on Objects365 gave, by the data set that it is brought to. The release has CB-InternImage's files alone,
 # with the classes of COCO and of Pascal VOC; which file the others began with is our choice.

@@ -1,5 +1,7 @@
 """The augmentation follows its definition; boxes and masks go where their pixels go."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -9,20 +11,23 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_masks
 
 from internimage.models import IMAGENET_MEAN, IMAGENET_STD
-from internimage.tasks.detection.augment import (
-    DETR_CROP,
-    LARGE_SCALE,
-    MULTI_SCALE_CROP,
-    SINGLE_SCALE,
-    Augmentation,
-    Crop,
-    Scales,
-    augment,
-)
+from internimage.tasks.detection.augment import Augmentation, Crop, Scales, augment
 from internimage.tasks.detection.objects import Objects
 
-SMALL = Augmentation(Scales(range(48, 81, 8), 120))
-SMALL_CROP = Augmentation(SMALL.scales, Crop(Scales((40, 50, 60), 130), (38, 60), probability=1.0))
+SMALL = Augmentation(Scales(range(48, 81, 8), 120), None, flip=0.5)
+SMALL_CROP = Augmentation(
+    SMALL.scales, Crop(Scales((40, 50, 60), 130), (38, 60), empty=True, probability=1.0), flip=0.5
+)
+
+
+def resizing(side, flip=0.0):
+    """The short side gets this length, and no crop is taken."""
+    return Augmentation(Scales((side,), 1000), None, flip)
+
+
+def cropping(scales, before, sides, empty=True):
+    """Each picture is cropped, none mirrored."""
+    return Augmentation(scales, Crop(before, sides, empty, probability=1.0), flip=0.0)
 
 
 def rectangles(boxes, size, ignored=None, labels=None):
@@ -62,16 +67,16 @@ SIDES = st.integers(30, 150)
 def test_boxes_stay_inside_and_masks_agree_with_them_and_with_the_picture(seed, height, width, augmentation):
     image, objects = scene(seed, (height, width))
     pixels, target = augment(image, objects, augmentation, np.random.default_rng(seed), masks=True)
-    assert pixels.dtype == target["boxes"].dtype == target["ignored"].dtype == torch.float32
+    assert set(target) == {"boxes", "labels", "masks"}
+    assert pixels.dtype == target["boxes"].dtype == torch.float32
     assert target["labels"].dtype == torch.int64
     assert target["masks"].dtype == torch.uint8
     assert target["masks"].shape == (len(target["boxes"]), *pixels.shape[1:])
     assert 2 not in target["labels"]  # the ignored one
     ends = torch.tensor([pixels.shape[2], pixels.shape[1]])
-    for boxes in (target["boxes"], target["ignored"]):
-        assert (boxes >= 0).all()
-        assert (boxes[:, 2:] > boxes[:, :2]).all()
-        assert (boxes[:, 2:] <= ends).all()
+    assert (target["boxes"] >= 0).all()
+    assert (target["boxes"][:, 2:] > target["boxes"][:, :2]).all()
+    assert (target["boxes"][:, 2:] <= ends).all()
     scale = max(pixels.shape[1:]) / min(height, width) + 1  # the nearest pixel may be as far away, twice
     for mask, box in zip(target["masks"].numpy(), target["boxes"].numpy(), strict=True):
         if mask.any():
@@ -87,12 +92,10 @@ def test_boxes_stay_inside_and_masks_agree_with_them_and_with_the_picture(seed, 
 
 def test_what_is_neither_cropped_nor_flipped_is_scaled():
     image, objects = scene(0, (60, 90))
-    plain = Augmentation(Scales((120,)), flip=0.0)
-    pixels, target = augment(image, objects, plain, np.random.default_rng(0), masks=True)
+    pixels, target = augment(image, objects, resizing(120), np.random.default_rng(0), masks=True)
     assert pixels.shape == (3, 120, 180)
     keep = ~objects.ignored
     np.testing.assert_array_equal(target["boxes"], 2 * objects.boxes[keep])
-    np.testing.assert_array_equal(target["ignored"], 2 * objects.boxes[~keep])
     np.testing.assert_array_equal(target["labels"], objects.labels[keep])
     masks = np.stack([coco_masks.decode(mask) for mask, kept in zip(objects.masks, keep, strict=True) if kept])
     np.testing.assert_array_equal(target["masks"], masks.repeat(2, axis=1).repeat(2, axis=2))
@@ -102,17 +105,14 @@ def test_what_is_neither_cropped_nor_flipped_is_scaled():
                                                 ((300, 900), (444, 1333)), ((640, 480), (1067, 800))])  # fmt: skip
 def test_the_single_scale_is_the_official_one(size, expected):
     """int(side * factor + 0.5), with the factor that lets no side grow over 1333 and 800."""
-    pixels, _ = augment(
-        np.zeros((*size, 3), np.uint8), rectangles([], size), SINGLE_SCALE, np.random.default_rng(0), masks=False
-    )
+    image, official = np.zeros((*size, 3), np.uint8), Augmentation(Scales((800,), 1333), None, flip=0.5)
+    pixels, _ = augment(image, rectangles([], size), official, np.random.default_rng(0), masks=False)
     assert pixels.shape[1:] == expected
 
 
 def test_masks_are_resized_as_opencv_resizes_to_the_nearest_pixel():
     image, objects = scene(3, (61, 83))
-    pixels, target = augment(
-        image, objects, Augmentation(Scales((100,)), flip=0.0), np.random.default_rng(0), masks=True
-    )
+    pixels, target = augment(image, objects, resizing(100), np.random.default_rng(0), masks=True)
     kept = [mask for mask, ignored in zip(objects.masks, objects.ignored, strict=True) if not ignored]
     for mask, expected in zip(target["masks"].numpy(), kept, strict=True):
         size = (pixels.shape[2], pixels.shape[1])
@@ -124,7 +124,7 @@ def test_a_picture_that_is_flipped_twice_is_the_same():
     size = (64, 96)
     image, objects = scene(4, size)
     image += np.random.default_rng(0).integers(0, 50, image.shape, dtype=np.uint8)
-    flipping = Augmentation(Scales((64,)), flip=1.0)
+    flipping = resizing(64, flip=1.0)
     pixels, target = augment(image, objects, flipping, np.random.default_rng(0), masks=True)
     masks = coco_masks.encode(np.asfortranarray(target["masks"].numpy().transpose(1, 2, 0)))
     labels = target["labels"].numpy()
@@ -138,7 +138,7 @@ def test_a_picture_that_is_flipped_twice_is_the_same():
 
 
 def test_half_of_the_pictures_are_mirrored():
-    objects, mirror = rectangles([(0, 0, 10, 10)], (64, 64)), Augmentation(Scales((64,)))
+    objects, mirror = rectangles([(0, 0, 10, 10)], (64, 64)), resizing(64, flip=0.5)
     image = np.zeros((64, 64, 3), np.uint8)
     drawn = [augment(image, objects, mirror, np.random.default_rng(seed), masks=False)[1] for seed in range(200)]
     lefts = [float(target["boxes"][0, 0]) for target in drawn]
@@ -158,7 +158,7 @@ def test_a_crop_is_the_part_that_its_pixels_tell(seed, height, width):
     """Without resizing, the picture says which part was taken; boxes are those of the part, as computed from it."""
     size = (height, width)
     _, objects = scene(seed, size, 8)
-    keep_size = Augmentation(Scales((200,), 400), Crop(Scales((min(size),), 1000), (25, 50), probability=1.0), 0.0)
+    keep_size = cropping(Scales((200,), 400), Scales((min(size),), 1000), (25, 50))
     pixels, target = augment(coordinates(size), objects, keep_size, np.random.default_rng(seed), masks=True)
     # The last step magnifies; undo it by the corners of the picture.
     values = denormalised(pixels)
@@ -170,14 +170,13 @@ def test_a_crop_is_the_part_that_its_pixels_tell(seed, height, width):
     inner = np.clip(objects.boxes, (left, top) * 2, (right, bottom) * 2) - np.array((left, top) * 2)
     visible = (inner[:, 2:] > inner[:, :2]).all(axis=1)
     np.testing.assert_allclose(target["boxes"], (inner * factors)[visible & ~objects.ignored], rtol=1e-4, atol=1e-3)
-    np.testing.assert_allclose(target["ignored"], (inner * factors)[visible & objects.ignored], rtol=1e-4, atol=1e-3)
     assert target["labels"].tolist() == np.flatnonzero(visible & ~objects.ignored).tolist()
 
 
 def test_sides_of_parts_are_drawn_from_the_least_to_the_most_and_end_with_the_picture():
     size = (60, 40)
     image, nothing = coordinates(size), rectangles([], size)
-    keep_size = Augmentation(Scales((80,), 200), Crop(Scales((40,), 60), (30, 50), probability=1.0), flip=0.0)
+    keep_size = cropping(Scales((80,), 200), Scales((40,), 60), (30, 50))
     heights, widths = set(), set()
     for seed in range(400):
         values = denormalised(augment(image, nothing, keep_size, np.random.default_rng(seed), masks=False)[0])
@@ -188,19 +187,20 @@ def test_sides_of_parts_are_drawn_from_the_least_to_the_most_and_end_with_the_pi
     assert widths == set(range(30, 41))
 
 
-def drawn_with_one_object(crop, seeds, ignored=False):
+def drawn_with_one_object(empty, count, ignored=False):
+    """Pixels and targets of crops from a black picture with one white object."""
     size = (200, 200)
     objects = rectangles([(2, 2, 8, 8)], size, [ignored])
-    augmentation = Augmentation(Scales((100,)), crop)
+    augmentation = cropping(Scales((100,), 100), Scales((200,), 200), (60, 80), empty)
     image = np.zeros((*size, 3), np.uint8)
-    return [augment(image, objects, augmentation, np.random.default_rng(s), masks=False) for s in seeds]
+    image[2:8, 2:8] = 255
+    return [augment(image, objects, augmentation, np.random.default_rng(seed), masks=False) for seed in range(count)]
 
 
 def test_parts_without_objects_are_taken_or_drawn_again():
-    crop = {"scales": Scales((200,)), "sides": (60, 80), "probability": 1.0}
-    counts = [len(target["boxes"]) for _, target in drawn_with_one_object(Crop(**crop), range(100))]
+    counts = [len(target["boxes"]) for _, target in drawn_with_one_object(empty=True, count=100)]
     assert counts.count(0) > 80
-    drawn = drawn_with_one_object(Crop(**crop, empty=False), range(100))
+    drawn = drawn_with_one_object(empty=False, count=100)
     assert all(len(target["boxes"]) == 1 for _, target in drawn)
     # Where no part was found, all of the picture is taken: the object is as small in it as it was.
     widths = [float(target["boxes"][0, 2] - target["boxes"][0, 0]) for _, target in drawn]
@@ -209,9 +209,8 @@ def test_parts_without_objects_are_taken_or_drawn_again():
 
 
 def test_ignored_objects_are_no_reason_to_draw_again():
-    crop = Crop(Scales((200,)), (60, 80), empty=False, probability=1.0)
-    counts = [len(target["ignored"]) for _, target in drawn_with_one_object(crop, range(50), ignored=True)]
-    assert counts.count(0) > 35
+    drawn = drawn_with_one_object(empty=False, count=50, ignored=True)
+    assert sum(denormalised(pixels).max() < 1 for pixels, _ in drawn) > 35
 
 
 def test_small_objects_and_ignored_ones_are_not_learned():
@@ -219,40 +218,27 @@ def test_small_objects_and_ignored_ones_are_not_learned():
     boxes = np.concatenate([objects.boxes, [[5, 5, 5.9, 9]]]).astype(np.float32)
     objects = Objects(boxes, np.arange(3), np.array([False, True, False]), objects.areas, None)
     image = np.zeros((40, 40, 3), np.uint8)
-    _, target = augment(image, objects, Augmentation(Scales((80,))), np.random.default_rng(0), masks=False)
+    _, target = augment(image, objects, resizing(80), np.random.default_rng(0), masks=False)
     assert target["labels"].tolist() == [0]
-    assert len(target["ignored"]) == 1
-    assert "masks" not in target
+    assert set(target) == {"boxes", "labels"}
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (40, 30)])
 def test_pictures_of_any_size_without_objects_are_augmented(size):
     image = np.zeros((*size, 3), np.uint8)
-    for augmentation in (SINGLE_SCALE, MULTI_SCALE_CROP, DETR_CROP):
+    full = cropping(SMALL.scales, SMALL_CROP.crop.scales, (38, 60), empty=False)
+    for augmentation in (SMALL, SMALL_CROP, full):
         for seed in range(2):
             pixels, target = augment(image, rectangles([], size), augmentation, np.random.default_rng(seed), masks=True)
             assert target["boxes"].shape == (0, 4)
             assert target["masks"].shape == (0, *pixels.shape[1:])
 
 
-def test_the_official_recipes_draw_their_scales():
-    """Sizes that a picture of 100x100 may get: its short side is drawn, as long sides don't bound it."""
-
-    def sides(augmentation):
-        rng = np.random.default_rng(0)
-        return {augmentation.scales.draw((100, 100), rng)[0] for _ in range(20000)}
-
-    assert sides(SINGLE_SCALE) == {800}
-    assert sides(MULTI_SCALE_CROP) == sides(DETR_CROP) == set(range(480, 801, 32))
-    assert sides(LARGE_SCALE) == set(range(600, 1801))
-    assert MULTI_SCALE_CROP.scales.draw((100, 1000), np.random.default_rng(0))[1] == 1333
-    assert LARGE_SCALE.scales.draw((10, 1000), np.random.default_rng(0))[1] == 2000
-    assert DETR_CROP.crop.scales.draw((100, 2000), np.random.default_rng(0))[1] == 4200
-    assert MULTI_SCALE_CROP.crop.scales.long == 1333
-    for augmentation in (MULTI_SCALE_CROP, DETR_CROP):
-        assert augmentation.crop.scales.short == (400, 500, 600)
-        assert (augmentation.crop.sides, augmentation.crop.probability) == ((384, 600), 0.5)
-    assert (MULTI_SCALE_CROP.crop.empty, DETR_CROP.crop.empty) == (True, False)
+def test_each_short_side_is_drawn_unless_the_long_side_bounds_it():
+    scales, rng = Scales(range(600, 1801), 2000), np.random.default_rng(0)
+    drawn = [scales.draw((100, 100), rng) for _ in range(20000)]
+    assert set(drawn) == {(side, side) for side in range(600, 1801)}
+    assert {scales.draw((100, 1000), rng) for _ in range(100)} == {(200, 2000)}
 
 
 def test_the_same_state_draws_the_same():
@@ -279,12 +265,12 @@ def test_masks_that_are_not_there_or_damaged_are_refused():
 @pytest.mark.parametrize(
     "options",
     [
-        lambda: Scales(()),
-        lambda: Scales((0,)),
+        lambda: Scales((), 8),
+        lambda: Scales((0,), 8),
         lambda: Scales((8,), 0),
-        lambda: Crop(sides=(5, 4)),
-        lambda: Crop(probability=2.0),
-        lambda: Augmentation(Scales((8,)), flip=-1.0),
+        lambda: cropping(SMALL.scales, SMALL.scales, sides=(5, 4)),
+        lambda: replace(SMALL_CROP.crop, probability=2.0),
+        lambda: resizing(8, flip=-1.0),
     ],
 )
 def test_numbers_out_of_range_are_refused(options):

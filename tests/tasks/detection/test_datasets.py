@@ -237,6 +237,7 @@ LAID_OUT = {
         {"train/b.jpg": [([0.0, 10.0, 30.0, 40.0], 1, False), ([0.0, 0.0, 60.0, 40.0], 0, False)],
          "train/a.jpg": [([6.0, 0.0, 12.0, 40.0], 0, True)]}),
 }  # fmt: skip
+LAID_OUT |= {"lvis_minival": LAID_OUT["lvis"], "voc2012_test": LAID_OUT["voc"]}  # differ in what is tested
 
 
 @pytest.mark.parametrize("name", LAID_OUT)
@@ -256,6 +257,25 @@ def test_each_layout_is_recognised_and_read(name, tmp_path):
 def test_every_layout_has_both_splits_and_is_tried_here():
     assert set(LAYOUTS) == {name.split()[0] for name in LAID_OUT}
     assert all(set(layout.splits) == {"train", "val"} for layout in LAYOUTS.values())
+
+
+def test_layouts_with_the_same_training_pictures_differ_in_what_is_tested(tmp_path):
+    lists = {f"VOC{year}/ImageSets/Main/test.txt": "1\n" for year in (2007, 2012)}
+    put(tmp_path, {**lists, **voc_year(2007, ["1"]), **voc_year(2012, ["1"]), "val2017/a.jpg": (40, 60)})
+    put(tmp_path, {
+        "lvis_v1_val.json": coco([image(1, "val2017/a.jpg"), image(2, "val2017/a.jpg")], []),
+        "annotations/lvis_v1_minival_inserted_image_name.json": coco([image(2, "val2017/a.jpg")], []),
+    })  # fmt: skip
+    layouts = ("voc", "voc2012_test", "lvis", "lvis_minival")
+    opened = [open_dataset(tmp_path, "val", layout) for layout in layouts]
+    assert [data.name(0)[:7] for data in opened] == ["VOC2007", "VOC2012", "val2017", "val2017"]
+    assert [data.image_id(len(data) - 1) for data in opened] == ["1", "1", 2, 2]
+    assert [len(data) for data in opened] == [1, 1, 2, 1]
+    with pytest.raises(DatasetError, match=r"minival_inserted_image_name.json: no such file.*; expected annotations/l"):
+        open_dataset(tmp_path / "VOC2012", "val", "lvis_minival")
+    (tmp_path / "VOC2012/ImageSets/Main/test.txt").unlink()
+    with pytest.raises(DatasetError, match=r"VOC2012/ImageSets/Main/test.txt: no such file.* not public: .* take voc"):
+        open_dataset(tmp_path, "val", "voc2012_test")
 
 
 @pytest.mark.parametrize("ids", [["x", "007"], [3, -4], [2**64, 1], [5, "5"]])
