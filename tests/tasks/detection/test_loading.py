@@ -85,13 +85,12 @@ def test_pictures_and_masks_that_can_not_be_read_are_replaced_and_named(root):
     assert "images/1.png: not a picture" in item["corrupt"][0]
     batch = collate([samples[0, 0], item])
     assert batch["corrupt"] == item["corrupt"]
-    damaged = {"size": [50, 50], "counts": "PPPPPPPPPPPPPP"}
     files = coco([image(0, "2.png", (50, 50)), image(1, "0.png")], [
-        annotation(0, segmentation=damaged), annotation(1, segmentation=[[5, 6, 25, 6, 25, 16]])])  # fmt: skip
+        annotation(0, segmentation=[[5, 6, 1e9, 6, 25, 16]]), annotation(1, segmentation=[[5, 6, 25, 6, 25, 16]])])  # fmt: skip
     data = open_dataset(put(root, {"annotations/instances_train.json": files}), "train")
     item = TrainSet(data, trainable(data), SMALL, masks=True)[0, 0]
     assert "images/2.png: " in item["corrupt"][0]
-    assert "RLE" in item["corrupt"][0]
+    assert "an outline leads far out of the picture" in item["corrupt"][0]
 
 
 def test_pictures_are_seen_in_views_and_are_black_where_they_can_not_be_read(root):
