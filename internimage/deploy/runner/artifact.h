@@ -2,14 +2,19 @@
 #pragma once
 
 #include <dlfcn.h>
+#include <sys/utsname.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <mutex>
 #include <sstream>
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
@@ -76,10 +81,33 @@ inline std::map<std::string, at::Tensor> read_safetensors(const fs::path& path) 
   return tensors;
 }
 
+// Operating system and processor, as the manifest names them: "linux-x86_64".
+inline std::string platform_name() {
+  utsname here{};
+  uname(&here);
+  std::string system = here.sysname;
+  std::transform(system.begin(), system.end(), system.begin(), [](unsigned char c) { return std::tolower(c); });
+  return system + "-" + here.machine;
+}
+
+// How far numbers are from those wanted, relative to the largest of these; infinity where they have another shape, one is
+// not finite, or labels and counts, which are not rounded, differ at all.
+inline double difference(const at::Tensor& got, const at::Tensor& wanted) {
+  if (got.sizes() != wanted.sizes()) return INFINITY;
+  if (!got.numel()) return 0;
+  const at::Tensor exact = wanted.to(at::kDouble);
+  const double most = (got.to(at::kDouble) - exact).abs().max().item<double>();
+  if (!std::isfinite(most) || (most > 0 && !wanted.is_floating_point())) return INFINITY;
+  return most / std::max(exact.abs().max().item<double>(), 1e-12);
+}
+
 class Artifact {
  public:
-  // `runners` calls are computed at the same time; more wait. Throws UserError.
+  // `runners` calls are computed at the same time; more wait. Threads may make artifacts at the same time. Throws
+  // UserError.
   explicit Artifact(const fs::path& folder, int runners = 1) : folder_(folder) {
+    static std::mutex loading;  // neither the operators nor torch's loader bear two threads (pytorch/pytorch#194128)
+    const std::lock_guard lock(loading);
     if (!fs::is_regular_file(folder / "manifest.json")) {
       fail(folder.string(), ": not a deployed model: it has no manifest.json; `internimage export` makes one");
     }
@@ -119,7 +147,7 @@ class Artifact {
     return result;
   }
 
-  // How far the outputs for the sample are from those that it should give, relative to their largest value.
+  // The greatest difference of an output for the sample from what it should be.
   double difference() const {
     const auto stored = read_safetensors(folder_ / manifest_["sample"].text);
     Tensors inputs;
@@ -128,11 +156,7 @@ class Artifact {
     }
     double worst = 0;
     for (const auto& [name, got] : named((*this)(inputs))) {
-      const at::Tensor wanted = stored.at("output." + name).to(at::kDouble);
-      if (got.sizes() != wanted.sizes()) return INFINITY;
-      if (!got.numel()) continue;
-      const double scale = std::max(wanted.abs().max().item<double>(), 1e-12);
-      worst = std::max(worst, (got.to(at::kDouble) - wanted).abs().max().item<double>() / scale);
+      worst = std::max(worst, internimage::difference(got, stored.at("output." + name)));
     }
     return worst;
   }
@@ -154,6 +178,10 @@ class Artifact {
       fail(where, ": was compiled by torch ", torch, ", this is torch ", TORCH_VERSION, "; export the model again with ",
            "this one, or build this program with that one");
     }
+    const std::string& platform = manifest_["platform"].text;
+    if (!platform.empty() && platform != platform_name()) {
+      fail(where, ": was compiled for ", platform, ", this is ", platform_name(), "; export it here");
+    }
     const auto here_capabilities = at::cpu::get_cpu_capabilities();
     std::string missing;
     for (const Json& needed : manifest_["capabilities"].items) {
@@ -165,6 +193,9 @@ class Artifact {
     if (!missing.empty()) {
       fail(where, ": was compiled for a processor with ", missing, ", which this one has not got; export it here, or ",
            "with processor avx2 or baseline");
+    }
+    if (manifest_["device"].text == "cuda" && !at::hasCUDA()) {
+      fail(where, ": was made for cuda, which is not available here; export the model on the CPU");
     }
     for (const auto& [name, size] : manifest_["sizes"].members) {
       const fs::path path = folder_ / name;

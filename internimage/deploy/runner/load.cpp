@@ -10,6 +10,7 @@
 #include <ATen/ops/tensor.h>
 
 #include "artifact.h"
+#include "options.h"
 
 namespace {
 
@@ -30,13 +31,24 @@ struct Options {
   fs::path artifact;
   int runners = 1, requests = 1000, batch = 1, threads = 1;
   bool alike = false;
-  std::vector<std::pair<int64_t, int64_t>> sizes;
+  std::vector<std::pair<int, int>> sizes;
 };
+
+std::pair<int, int> size(const std::string& option, const std::string& word) {
+  const size_t x = word.find('x');
+  if (x == std::string::npos) fail(option, " must be HEIGHTxWIDTH, such as 224x320, got ", quoted(word));
+  const auto side = [&](const std::string& part) { return number(option, part, 1, 1'000'000); };
+  return {side(word.substr(0, x)), side(word.substr(x + 1))};
+}
 
 Options parse(int argc, char** argv) {
   Options options;
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
+    if (word == "--help") {
+      std::cout << kUsage;
+      std::exit(0);
+    }
     if (word.rfind("--", 0) != 0) {
       options.artifact = word;
       continue;
@@ -47,11 +59,11 @@ Options parse(int argc, char** argv) {
     }
     if (++i == argc) fail(word, " wants a value\n", kUsage);
     const std::string value = argv[i];
-    if (word == "--runners") options.runners = std::stoi(value);
-    else if (word == "--requests") options.requests = std::stoi(value);
-    else if (word == "--batch") options.batch = std::stoi(value);
-    else if (word == "--threads") options.threads = std::stoi(value);
-    else if (word == "--size") options.sizes.emplace_back(std::stoi(value), std::stoi(value.substr(value.find('x') + 1)));
+    if (word == "--runners") options.runners = number(word, value, 1, kMostThreads);
+    else if (word == "--requests") options.requests = number(word, value, 1, 100'000'000);
+    else if (word == "--batch") options.batch = number(word, value, 1, 1'000'000);
+    else if (word == "--threads") options.threads = number(word, value, 1, kMostThreads);
+    else if (word == "--size") options.sizes.push_back(size(word, value));
     else fail("unknown option ", word, "\n", kUsage);
   }
   if (options.artifact.empty() || options.sizes.empty()) fail("an artifact and at least one --size are needed\n", kUsage);

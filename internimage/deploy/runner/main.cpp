@@ -1,10 +1,11 @@
 // internimage_run ARTIFACT [IMAGE...]: what a deployed model says of pictures, without Python.
-#include <cstring>
 #include <iostream>
 
 #include "artifact.h"
+#include "options.h"
 #include "results.h"
 #ifdef WITH_OPENCV
+#include "picture_files.h"
 #include "pictures.h"
 #endif
 
@@ -42,12 +43,12 @@ Options parse(int argc, char** argv) {
     } else if (word == "--output") {
       options.output = next();
     } else if (word == "--threshold") {
-      options.threshold = std::stod(next());
+      options.threshold = number(word, next(), 0.0, 1.0);
     } else if (word == "--threads") {
-      at::set_num_threads(std::stoi(next()));
+      at::set_num_threads(number(word, next(), 1, kMostThreads));
     } else if (word.rfind("--", 0) == 0) {
       fail("unknown option ", word, "\n", kUsage);
-    } else {
+    } else if (std::find(words.begin(), words.end(), word) == words.end()) {
       words.emplace_back(word);
     }
   }
@@ -68,8 +69,13 @@ int check(const Artifact& artifact) {
 int run(const Artifact& artifact, const Options& options) {
   int failed = 0;
   Joined contents;
-  if (!options.output.empty()) fs::create_directories(options.output);
-  for (const fs::path& path : options.images) {
+  std::vector<fs::path> targets;
+  if (!options.output.empty()) {
+    targets = annotation_paths(options.images, options.output);
+    fs::create_directories(options.output);
+  }
+  for (size_t i = 0; i < options.images.size(); ++i) {
+    const fs::path& path = options.images[i];
     cv::Mat picture;
     try {
       picture = read_picture(path);
@@ -89,11 +95,7 @@ int run(const Artifact& artifact, const Options& options) {
       for (const std::string& row : reading.rows) std::cout << row << "\n";
       std::cout.flush();
     }
-    if (!options.output.empty() && reading.labels.defined()) {
-      const at::Tensor labels = reading.labels.contiguous();
-      const cv::Mat image(int(labels.size(0)), int(labels.size(1)), CV_8U, labels.data_ptr());
-      cv::imwrite((options.output / path.stem()).string() + ".png", image);
-    }
+    if (!targets.empty() && reading.labels.defined()) write_grey(targets[i], reading.labels);
   }
   if (options.json) std::cout << contents.list() << "\n";
   return failed > 0;
@@ -111,10 +113,8 @@ int main(int argc, char** argv) {
     const Options options = parse(argc, argv);
     const Artifact artifact(options.artifact);
     return options.images.empty() ? check(artifact) : run(artifact, options);
-  } catch (const UserError& error) {
-    std::cerr << "internimage_run: error: " << error.what() << "\n";
   } catch (const std::exception& error) {
     std::cerr << "internimage_run: error: " << error.what() << "\n";
+    return 1;
   }
-  return 1;
 }
