@@ -1,5 +1,7 @@
 // internimage_load ARTIFACT: many requests of mixed sizes from several threads. Every answer is compared with the one
 // that the same request had when it was alone.
+#include <unistd.h>
+
 #include <atomic>
 #include <chrono>
 #include <iostream>
@@ -91,7 +93,7 @@ double resident_mib() {
   std::ifstream file("/proc/self/statm");
   double total = 0, resident = 0;
   file >> total >> resident;
-  return resident * 4096 / (1 << 20);
+  return resident * sysconf(_SC_PAGESIZE) / (1 << 20);
 }
 
 bool same(const Tensors& got, const Tensors& expected) {

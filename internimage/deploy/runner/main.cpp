@@ -48,7 +48,7 @@ Options parse(int argc, char** argv) {
       at::set_num_threads(number(word, next(), 1, kMostThreads));
     } else if (word.rfind("--", 0) == 0) {
       fail("unknown option ", word, "\n", kUsage);
-    } else if (std::find(words.begin(), words.end(), word) == words.end()) {
+    } else if (std::find(words.begin(), words.end(), word) == words.end()) {  // none twice
       words.emplace_back(word);
     }
   }
