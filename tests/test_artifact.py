@@ -299,23 +299,28 @@ def test_the_cpp_program_gives_the_numbers_of_the_sample(kind: str, cases: Any, 
 
 @pytest.mark.once
 @pytest.mark.parametrize(
-    ("name", "other"),
+    ("name", "other", "unordered", "expected"),
     [
-        ("boxes", lambda x: x.index_fill(1, torch.tensor(1), torch.nan)),
-        ("scores", lambda x: x.index_fill(1, torch.tensor(1), torch.inf)),
-        ("labels", lambda x: x + 10**6),
-        ("counts", lambda x: x + 1),
-        ("masks", lambda x: x[:, :, 1:]),
+        ("boxes", lambda x: x.index_fill(1, torch.tensor(1), math.nan), False, math.inf),
+        ("scores", lambda x: x.index_fill(1, torch.tensor(1), math.inf), True, math.inf),
+        ("masks", lambda x: x[:, :, 1:], False, math.inf),
+        ("labels", lambda x: x.index_fill(1, torch.tensor(0), 1), False, 1 / 3),
+        ("labels", lambda x: x.flip(1), True, 0),
     ],
 )
-def test_the_cpp_program_sees_another_output(name: str, other: Any, cases: Any, programs: Path, tmp_path: Path) -> None:
+def test_the_cpp_program_compares_outputs_as_python_does(
+    name: str, other: Any, unordered: bool, expected: float, cases: Any, programs: Path, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(cases["detection"][0], tmp_path / "copy"))
-    sample = load_file(folder / "sample.safetensors")
-    sample[f"output.{name}"] = other(sample[f"output.{name}"]).contiguous()
-    save_file(sample, folder / "sample.safetensors")
+    stored = load_file(folder / "sample.safetensors")
+    stored[f"output.{name}"] = other(stored[f"output.{name}"]).contiguous()
+    save_file(stored, folder / "sample.safetensors")
+    size = (folder / "sample.safetensors").stat().st_size
+    change(**{"unordered": unordered, "sizes__sample.safetensors": size})(folder)
+    assert load_artifact(folder).difference() == pytest.approx(expected, abs=1e-5)
     result = call(programs / "internimage_run", tmp_path, "copy")
-    assert (result.returncode, result.stderr) == (1, "")
-    assert "differs from the model by inf" in result.stdout
+    assert (result.returncode, result.stderr) == (int(expected > 0), "")
+    assert float(result.stdout.partition("by ")[2].split()[0]) == pytest.approx(expected, rel=0.05, abs=1e-5)
 
 
 @pytest.mark.once
@@ -360,7 +365,7 @@ def test_the_cpp_program_overwrites_no_picture_and_tells_what_it_cannot_write(
     full.parent.mkdir()
     full.symlink_to("/dev/full")
     for output, message in (
-        (".", "picture.png: is one of the pictures to read"),
+        (".", "full/../picture.png lies in the folder for results, ., and could be replaced"),
         ("full", "full/picture.png: can't be written: No space left on device"),
     ):
         result = call(programs / "internimage_run", tmp_path, str(artifact), "full/../picture.png", "--output", output)

@@ -90,15 +90,20 @@ inline std::string platform_name() {
   return system + "-" + here.machine;
 }
 
-// How far numbers are from those wanted, relative to the largest of these; infinity where they have another shape, one is
-// not finite, or labels and counts, which are not rounded, differ at all.
-inline double difference(const at::Tensor& got, const at::Tensor& wanted) {
+// How far numbers are from those wanted: of floating numbers the largest difference, relative to the largest value; of
+// whole numbers, such as labels, the share that differs; infinity where shapes differ or a number is not finite.
+// `unordered`: compare them sorted along the second axis.
+inline double difference(at::Tensor got, at::Tensor wanted, bool unordered) {
   if (got.sizes() != wanted.sizes()) return INFINITY;
   if (!got.numel()) return 0;
-  const at::Tensor exact = wanted.to(at::kDouble);
-  const double most = (got.to(at::kDouble) - exact).abs().max().item<double>();
-  if (!std::isfinite(most) || (most > 0 && !wanted.is_floating_point())) return INFINITY;
-  return most / std::max(exact.abs().max().item<double>(), 1e-12);
+  if (unordered && got.dim() > 1) {
+    got = std::get<0>(got.sort(1));
+    wanted = std::get<0>(wanted.sort(1));
+  }
+  if (!wanted.is_floating_point()) return got.ne(wanted).to(at::kDouble).mean().item<double>();
+  wanted = wanted.to(at::kDouble);
+  const double most = (got.to(at::kDouble) - wanted).abs().max().item<double>();  // NaN where either has one
+  return std::isfinite(most) ? most / std::max(wanted.abs().max().item<double>(), 1e-12) : INFINITY;
 }
 
 class Artifact {
@@ -154,9 +159,10 @@ class Artifact {
     for (const Json& input : manifest_["inputs"].items) {
       inputs.push_back(stored.at("input." + input["name"].text).to(device()));
     }
+    const bool unordered = manifest_.has("unordered") && manifest_["unordered"].number;
     double worst = 0;
     for (const auto& [name, got] : named((*this)(inputs))) {
-      worst = std::max(worst, internimage::difference(got, stored.at("output." + name)));
+      worst = std::max(worst, internimage::difference(got, stored.at("output." + name), unordered));
     }
     return worst;
   }

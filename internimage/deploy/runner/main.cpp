@@ -67,11 +67,15 @@ int check(const Artifact& artifact) {
 
 #ifdef WITH_OPENCV
 int run(const Artifact& artifact, const Options& options) {
+  if (!artifact.task().has("view")) {
+    fail(options.artifact.string(), ": doesn't say how a picture becomes its input; `internimage export` writes ",
+         "artifacts that do");
+  }
   int failed = 0;
   Joined contents;
   std::vector<fs::path> targets;
   if (!options.output.empty()) {
-    targets = annotation_paths(options.images, options.output);
+    targets = prediction_paths(options.images, options.output);
     fs::create_directories(options.output);
   }
   for (size_t i = 0; i < options.images.size(); ++i) {

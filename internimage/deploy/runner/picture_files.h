@@ -10,21 +10,19 @@
 
 namespace internimage {
 
-// Where to write the annotated picture of each file: its own name, numbered where two have the same.
-// Throws UserError where a picture would be written over one of the files.
-inline std::vector<fs::path> annotation_paths(const std::vector<fs::path>& paths, const fs::path& folder) {
-  std::set<fs::path> sources;
-  for (const fs::path& path : paths) sources.insert(fs::weakly_canonical(path));
+// Where to write what a model says of each file: its own name, numbered where two have the same.
+// Throws UserError where a file lies in the folder, and could be replaced.
+inline std::vector<fs::path> prediction_paths(const std::vector<fs::path>& paths, const fs::path& folder) {
   std::vector<fs::path> targets;
   std::set<std::string> used;
   for (const fs::path& path : paths) {
+    if (fs::weakly_canonical(fs::absolute(path).parent_path()) == fs::weakly_canonical(fs::absolute(folder))) {
+      fail(path.string(), " lies in the folder for results, ", folder.string(), ", and could be replaced; give another one");
+    }
     const std::string stem = path.stem().string();
     std::string name = stem;
     for (int number = 2; !used.insert(name).second; ++number) name = stem + "-" + std::to_string(number);
     targets.push_back(folder / (name + ".png"));
-    if (sources.count(fs::weakly_canonical(targets.back()))) {
-      fail(targets.back().string(), ": is one of the pictures to read, and would be overwritten; give another --output");
-    }
   }
   return targets;
 }
