@@ -85,8 +85,9 @@ def test_pictures_and_masks_that_can_not_be_read_are_replaced_and_named(root):
     assert "images/1.png: not a picture" in item["corrupt"][0]
     batch = collate([samples[0, 0], item])
     assert batch["corrupt"] == item["corrupt"]
-    files = coco([image(0, "2.png", (50, 50)), image(1, "0.png")], [
-        annotation(0, segmentation=[[5, 6, 1e9, 6, 25, 16]]), annotation(1, segmentation=[[5, 6, 25, 6, 25, 16]])])  # fmt: skip
+    outlines = ([5, 6, 1e9, 6, 25, 16], [5, 6, 25, 6, 25, 16])
+    objects = [annotation(picture, segmentation=[outline]) for picture, outline in enumerate(outlines)]
+    files = coco([image(0, "2.png", (50, 50)), image(1, "0.png")], objects)
     data = open_dataset(put(root, {"annotations/instances_train.json": files}), "train")
     item = TrainSet(data, trainable(data), SMALL, masks=True)[0, 0]
     assert "images/2.png: " in item["corrupt"][0]
