@@ -39,7 +39,7 @@ SIZE = 64  # pixels
 BATCH = 64
 PRETRAINING_STEPS = 800
 FINE_TUNING_STEPS = {"tenth": 160, "whole": 480}  # of 32 images
-STREET_STEPS = 300  # of 8 images
+STREET_STEPS = 1500  # of 8 images
 STREETS = {"scale": (240, 180), "crop": (128, 128)}
 
 TARGETS: dict[str, dict[str, float]] = {
