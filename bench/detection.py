@@ -1,7 +1,7 @@
 """Small detectors from scratch on a folder of annotated pictures, in the same loop; a table at the end.
 
 python bench/detection.py --data cells --output runs/cells
-python bench/detection.py --data nuclei --output runs/nuclei --masks --enlarge 1.5
+python bench/detection.py --data nuclei --output runs/nuclei --masks
 
 The yardstick is torchvision's Faster or Mask R-CNN on a ResNet-18 and feature pyramid (pip install torchvision). The
 same command again goes on where it stopped; with --table it only prints what there is.
@@ -27,7 +27,10 @@ OURS, YARDSTICK = "internimage_femto", "torchvision_resnet18"
 
 
 class Torchvision(nn.Module):
-    """A detector of torchvision under our conventions: normalised images, labels from 0."""
+    """A detector of torchvision under our conventions: normalised images, labels from 0.
+
+    A call trains; evaluation calls `look` and `draw`.
+    """
 
     def __init__(self, num_classes: int, recipe: DetectionRecipe) -> None:
         super().__init__()
@@ -49,11 +52,8 @@ class Torchvision(nn.Module):
         self.detector = kind(backbone, num_classes + 1, box_detections_per_img=recipe.detections)
         self.detector.transform = AsItIs(1, 1, [0.0] * 3, [1.0] * 3)
 
-    def forward(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None) -> Any:
-        if self.training:
-            shifted = [{**target, "labels": target["labels"] + 1} for target in targets or ()]
-            return self.detector(list(images), shifted)
-        raise NotImplementedError("it is looked at by look() and draw()")
+    def forward(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]) -> Any:
+        return self.detector(list(images), [{**target, "labels": target["labels"] + 1} for target in targets])
 
     @property
     def has_masks(self) -> bool:
@@ -107,21 +107,12 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=[OURS, YARDSTICK], choices=[OURS, YARDSTICK])
     parser.add_argument("--epochs", type=int, default=RECIPES["quick"].epochs)
     parser.add_argument("--detections", type=int, default=RECIPES["quick"].detections, help="of an image, at most")
-    parser.add_argument("--enlarge", type=float, default=1.0, help="sides of the pictures, by those of the recipe")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="train nothing, print the table of what there is")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    recipe = RECIPES["quick_masks" if arguments.masks else "quick"]
-
-    def enlarged(sides: Sequence[int]) -> tuple[int, ...]:
-        return tuple(round(side * arguments.enlarge) for side in sides)
-
     recipe = replace(
-        recipe,
-        short_sides=enlarged(recipe.short_sides),
-        long_side=round(recipe.long_side * arguments.enlarge),
-        test_scale=enlarged(recipe.test_scale),
+        RECIPES["quick_masks" if arguments.masks else "quick"],
         epochs=arguments.epochs,
         eval_epochs=max(1, arguments.epochs // 2),
         detections=arguments.detections,
